@@ -1,0 +1,242 @@
+"""A search space over recipes: genes derived from the methods' declarations, per expert and cell.
+
+A *cell* is a block of consecutive layers (layer group) times a module type. What lies outside the
+layers, or in none of the module types, is the cell `rest`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from search_spaces.anatomy import Anatomy
+from search_spaces.errors import SpaceError
+from search_spaces.genes import Choice, Gene, Genome, Real, Value, When, canonical
+from search_spaces.parameters import AIM_PARAMETERS, Parameter
+from search_spaces.recipe import Aim, Recipe, Source, Spec
+
+STEP = 1e-3  # grid of linear genes: readable recipes, and statistics that can be prepared
+REST = "rest"
+METHOD = "method"
+PAIR = "pair"
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """What a space needs to know of a merge method: its parameters, how many experts it takes."""
+
+    name: str
+    parameters: Mapping[str, Parameter]
+    max_experts: int | None = None
+
+
+@dataclass(frozen=True)
+class Models:
+    """The base and the experts by short name, each as the path or id that recipes shall carry."""
+
+    base: str
+    experts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """One searched parameter: its range and the axes (expert, group, module) it varies along."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+    per: frozenset[str]
+    methods: tuple[str, ...]  # in which it is active; empty: in all
+
+    def gene(self, name: str, method_gene: bool) -> Real:
+        """The gene for one expert and cell."""
+        when = When(METHOD, self.methods) if method_gene and self.methods else None
+        return Real(name, self.low, self.high, self.log, None if self.log else STEP, when)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Genes plus `decode`, from a genome to the recipe it stands for."""
+
+    methods: tuple[MethodFacts, ...]
+    searched: tuple[Searched, ...]
+    fixed: Mapping[str, float | bool]
+    models: Models
+    anatomy: Anatomy
+    layer_groups: int
+    module_types: tuple[str, ...]
+    seed: int = 0
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """All genes; conditions only look at earlier ones."""
+        genes: list[Gene] = []
+        if len(self.methods) > 1:
+            genes.append(Choice(METHOD, tuple(m.name for m in self.methods)))
+        pairwise = tuple(m.name for m in self.methods if m.max_experts == 1)
+        if pairwise and len(self._pairs) > 1:
+            when = When(METHOD, pairwise) if len(self.methods) > 1 else None
+            genes.append(Choice(PAIR, tuple(self._pairs), when))
+        for s in self.searched:
+            many = len(self.methods) > 1
+            genes += [s.gene(name, many) for name in self._names(s)]
+        return tuple(genes)
+
+    def decode(self, genome: Genome) -> Recipe:
+        """The recipe of a genome. Pure: equal genomes give equal recipes.
+
+        Raises:
+            SpaceError: a gene is missing or out of its options.
+        """
+        values = canonical(self.genes, genome)
+        method = self._method(values)
+        shared: dict[str, Spec] = {}
+        own: dict[str, dict[str, Spec]] = {e: {} for e in self.models.experts}
+        for s in self.searched:
+            if s.name in AIM_PARAMETERS or s.name not in method.parameters:
+                continue
+            if "expert" in s.per:
+                for e, parameters in own.items():
+                    parameters[s.name] = self._spec(s, values, e)
+            else:
+                shared[s.name] = self._spec(s, values, None)
+        for name, value in self.fixed.items():
+            if name in method.parameters:
+                shared[name] = value
+        base, sources = self._sources(method, values, own)
+        relaxed_to = self.models.base if base != self.models.base else None
+        aim = {
+            s.name: self._spec(s, values, None) for s in self.searched if s.name in AIM_PARAMETERS
+        }
+        return Recipe(
+            merge_method=method.name,
+            base_model=base,
+            models=sources,
+            parameters=shared,
+            aim=Aim(**aim, base_model=relaxed_to) if aim else None,  # type: ignore[arg-type]
+            seed=self.seed,
+        )
+
+    def seeds(self) -> tuple[Genome, ...]:
+        """Known recipes to start from: every expert, their mean, every method's published setting.
+
+        Each with AIM off and, where omega is searched, at its published strength.
+        """
+        first = self.methods[0]
+        starts = [self._alone(first, e) for e in self.models.experts]
+        starts += [self._mean(first), *(self._published(m) for m in self.methods)]
+        genomes: list[Genome] = []
+        for kind in ("identity", "published"):
+            for start in starts:
+                aim = {
+                    name: getattr(AIM_PARAMETERS[s.name], kind)
+                    for s in self.searched
+                    if s.name in AIM_PARAMETERS
+                    for name in self._names(s)
+                }
+                genome = canonical(self.genes, start | aim)
+                if genome not in genomes:
+                    genomes.append(genome)
+        return tuple(genomes)
+
+    def _alone(self, method: MethodFacts, expert: str) -> dict[str, Value]:
+        """Values for all genes that give this expert back (up to rounding), AIM aside."""
+        pair = next(p for p, ends in self._pairs.items() if expert in ends)
+        values = self._values(method, "identity", pair)
+        for s in self.searched:
+            for name in self._names(s):
+                if s.name == "weight" and "expert" in s.per:
+                    values[name] = float(name.split(".")[1] == expert)
+                if s.name == "t":
+                    values[name] = float(self._pairs[pair][1] == expert)
+        return values
+
+    def _mean(self, method: MethodFacts) -> dict[str, Value]:
+        """Values for all genes that weigh all experts equally."""
+        values = self._values(method, "identity", next(iter(self._pairs)))
+        for s in self.searched:
+            if s.name == "weight":
+                values |= dict.fromkeys(self._names(s), 1 / len(self.models.experts))
+        return values
+
+    def _published(self, method: MethodFacts) -> dict[str, Value]:
+        """Values for all genes as the method's paper recommends them."""
+        return self._values(method, "published", next(iter(self._pairs)))
+
+    def _values(self, method: MethodFacts, kind: str, pair: str) -> dict[str, Value]:
+        """One value per gene: the declaration's `kind`, else its default, else mid-range."""
+        values: dict[str, Value] = {METHOD: method.name, PAIR: pair}
+        for s in self.searched:
+            p = (AIM_PARAMETERS | dict(method.parameters)).get(s.name)
+            known = [getattr(p, kind), p.default] if p else []
+            value = next((float(v) for v in known if v is not None), (s.low + s.high) / 2)
+            values |= dict.fromkeys(self._names(s), value)
+        return values
+
+    @property
+    def _pairs(self) -> dict[str, tuple[str, str]]:
+        """The pairs that a two-model method can interpolate between, by gene option."""
+        experts = list(self.models.experts)
+        if len(experts) == 1:
+            return {experts[0]: ("", experts[0])}
+        return {f"{a}+{b}": (a, b) for a, b in combinations(experts, 2)}
+
+    def _method(self, values: Genome) -> MethodFacts:
+        name = values.get(METHOD, self.methods[0].name)
+        return next(m for m in self.methods if m.name == name)
+
+    def _sources(
+        self, method: MethodFacts, values: Genome, own: Mapping[str, dict[str, Spec]]
+    ) -> tuple[str, tuple[Source, ...]]:
+        paths = self.models.experts
+        if method.max_experts == 1:
+            first, second = self._pairs[str(values.get(PAIR, next(iter(self._pairs))))]
+            base = paths[first] if first else self.models.base
+            return base, (Source(base), Source(paths[second], own[second]))
+        return self.models.base, tuple(Source(paths[e], own[e]) for e in paths)
+
+    def _cells(self, s: Searched) -> tuple[tuple[int | None, str | None], ...]:
+        """(layer group, module type) of every cell of a parameter; () when it is one value."""
+        groups = range(self.layer_groups) if "group" in s.per and self.layer_groups > 1 else [None]
+        types = self.module_types if "module" in s.per and self.module_types else [None]
+        cells = tuple((g, t) for g in groups for t in types)
+        return () if cells == ((None, None),) else cells
+
+    def _names(self, s: Searched) -> list[str]:
+        """Gene names of one searched parameter: name[.expert][.gK][.type] or name[.expert].rest."""
+        experts = list(self.models.experts) if "expert" in s.per else [None]
+        cells = [_cell_name(c) for c in self._cells(s)]
+        ends = [*cells, REST] if cells else [None]
+        return [".".join(p for p in (s.name, e, c) if p) for e in experts for c in ends]
+
+    def _spec(self, s: Searched, values: Genome, expert: str | None) -> Spec:
+        """The parameter's setting in recipe form: a scalar, or filters over per-layer lists."""
+        stem = f"{s.name}.{expert}" if expert else s.name
+        cells = self._cells(s)
+        if not cells:
+            return _plain(values[stem])
+        entries: list[dict[str, Any]] = []
+        n = self.anatomy.n_layers
+        for t in dict.fromkeys(t for _, t in cells):
+            groups = [g for g, u in cells if u == t]
+            by_group = [_plain(values[f"{stem}.{_cell_name((g, t))}"]) for g in groups]
+            setting = (
+                by_group[0]
+                if groups == [None]
+                else [by_group[i * self.layer_groups // n] for i in range(n)]
+            )
+            filters = self.anatomy.filters(t) if t else (self.anatomy.layer_prefix,)
+            entries += [{"filter": f, "value": setting} for f in filters]
+        return [*entries, {"value": _plain(values[f"{stem}.{REST}"])}]
+
+
+def _cell_name(cell: tuple[int | None, str | None]) -> str:
+    group, module = cell
+    return ".".join(p for p in (f"g{group}" if group is not None else "", module or "") if p)
+
+
+def _plain(value: Value) -> float:
+    if isinstance(value, str):
+        raise SpaceError(f"a number expected, got {value!r}")
+    return float(value)
