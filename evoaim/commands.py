@@ -1,0 +1,241 @@
+"""What the commands do, between the command line and the library; the only place that prints."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evoaim.config import Experiment
+from evoaim.engine import MergeEngine
+from evoaim.errors import ConfigError
+from evoaim.export import Exported, check_target, export_model
+from evoaim.front import knee, weighted
+from evoaim.live import DTYPES, load_live, load_tokenizer, pick_device
+from evoaim.plan import notes
+from evoaim.results import Entry, Results, front_of, losses
+from evoaim.run_dir import RunDir, existing
+from fitness.types import Estimate, Split
+from search_spaces.recipe import Recipe, Source
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+
+def run_search_command(path: Path, run_dir: Path | None, overrides: Sequence[str]) -> None:
+    """`evoaim search`."""
+    from evoaim.progress import TerminalProgress
+    from evoaim.report import write_report
+    from evoaim.search import run_search
+
+    experiment = Experiment.from_yaml(path, overrides)
+    folder = run_dir or Path("runs") / experiment.name
+    again = " ".join(["evoaim", *sys.argv[1:]])
+    try:
+        with TerminalProgress(ERR) as progress:
+            results = run_search(experiment, folder, progress)
+    except KeyboardInterrupt:
+        ERR.print(f"interrupted; everything finished is kept. Continue with: {again}", markup=False)
+        raise
+    report = write_report(RunDir(folder))
+    _print_front(results, results.front)
+    OUT.print(
+        f"\nreport     {report}\ndashboard  evoaim dashboard {folder}\n"
+        f"export     evoaim export {folder} --trial N OUT",
+        markup=False,
+    )
+
+
+def merge_command(path: Path, out: Path, device: str, dtype: str | None) -> None:
+    """`evoaim merge`."""
+    recipe = _located(Recipe.from_yaml(path), path.parent)
+    check_target(out)
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: one of {', '.join(DTYPES)} expected")
+    for note in notes(recipe):
+        ERR.print(f"note: {note}", markup=False)
+    engine = engine_for(recipe, device)
+    engine.importance_of(recipe)
+    stored = dtype or recipe.out_dtype or recipe.dtype or engine.base.dtype
+    export_model(engine, Exported(recipe, {}), out, stored)
+    OUT.print(str(out), markup=False)
+
+
+def engine_for(recipe: Recipe, device: str) -> MergeEngine:
+    """An engine with the models that a recipe names.
+
+    Raises:
+        ConfigError: a model is missing or does not fit.
+    """
+    aim_base = recipe.aim.base_model if recipe.aim else None
+    base = aim_base or recipe.base_model or recipe.models[0].model
+    others = [recipe.base_model, *(s.model for s in recipe.models)]
+    experts = {m: m for m in others if m is not None and m != base}
+    return MergeEngine.from_pretrained(base, experts, device)
+
+
+def calibrate_command(
+    model: str, data: Path, out: Path, size: tuple[int, int], device: str
+) -> None:
+    """`evoaim calibrate`; size is (documents, block size)."""
+    from evoaim.calibration import importance_of, read_texts, token_blocks
+    from evoaim.checkpoint import Checkpoint
+
+    texts = read_texts(data, size[0])
+    checkpoint = Checkpoint.open(model)
+    blocks = token_blocks(load_tokenizer(checkpoint), texts, size[1])
+    live = load_live(checkpoint, DTYPES[checkpoint.dtype], pick_device(device))
+    importance = importance_of(checkpoint, live, blocks)
+    try:
+        importance.save(out)
+    except OSError as error:
+        raise ConfigError(f"'{out}': cannot be written ({error})") from None
+    OUT.print(
+        f"{out}: {len(importance.channels)} weights, {importance.origin['tokens']} tokens",
+        markup=False,
+    )
+
+
+def evaluate_command(model: str, path: Path, split: Split, overrides: Sequence[str]) -> None:
+    """`evoaim evaluate`."""
+    from evoaim.evaluator import Evaluator
+
+    experiment = Experiment.from_yaml(path, overrides)
+    if model.endswith((".yaml", ".yml")):
+        recipe = _located(Recipe.from_yaml(model), Path(model).parent)
+        evaluator = Evaluator.of(experiment)
+        if recipe.aim is not None and recipe.aim.importance is None:
+            evaluator = evaluator.calibrated()
+    else:
+        known = {"base": experiment.models.base, **experiment.models.experts}
+        name = known.get(model, model)
+        if name not in known.values():
+            data = experiment.to_dict()
+            data["models"]["experts"] = {"evaluated": name}
+            experiment = Experiment.from_dict(data)
+        evaluator = Evaluator.of(experiment)
+        recipe = Recipe("linear", (Source(name, {"weight": 1.0}),))
+    scores = evaluator.score(recipe, split)
+    table = Table("objective", "value", "stderr", "documents", title=f"{model} ({split} documents)")
+    for objective in evaluator.objectives:
+        estimate = evaluator.estimate(scores)[objective.name]
+        n = sum(len(scores[m.key].documents) for m in objective.metrics)
+        table.add_row(objective.name, f"{estimate.value:.4f}", f"{estimate.stderr:.4f}", str(n))
+    OUT.print(table)
+
+
+def front_command(run_dir: Path, pick: str | None, style: str) -> None:
+    """`evoaim front`; style is "table" or "json"."""
+    results = Results.read(existing(run_dir))
+    entries = list(results.front) or _unscored(results)
+    if pick is not None:
+        if not entries:
+            raise ConfigError(f"'{run_dir}': the front is empty; no candidate has finished yet")
+        entries = [entries[_picked(results, entries, pick)]]
+    if style == "json":
+        sys.stdout.write(json.dumps([e.to_dict() for e in entries], indent=1) + "\n")
+        return
+    _print_front(results, entries)
+    if not results.front and entries:
+        ERR.print("the search has not finished: no report scores yet")
+
+
+def export_command(run_dir: Path, number: int, out: Path, device: str) -> None:
+    """`evoaim export`."""
+    run = existing(run_dir)
+    results = Results.read(run)
+    results.trial(number)
+    check_target(out)
+    recipe = Recipe.from_yaml(run.recipe(number))
+    engine = engine_for(recipe, device)
+    scores: Mapping[str, Any] = {}
+    for entry in results.front:
+        if entry.trial == number and entry.report is not None:
+            scores = entry.to_dict()["report"]
+    exported = Exported(recipe, scores, str(results.experiment["name"]))
+    export_model(engine, exported, out, results.experiment["models"]["dtype"])
+    OUT.print(str(out), markup=False)
+
+
+def validate_command(path: Path, overrides: Sequence[str]) -> None:
+    """`evoaim validate`."""
+    from evoaim.validation import describe
+
+    for line in describe(Experiment.from_yaml(path, overrides)):
+        OUT.print(line, markup=False)
+
+
+def zoo_command(folder: Path) -> None:
+    """`evoaim zoo build`."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from evoaim.zoo import build_zoo, is_intact
+
+    if is_intact(folder):
+        OUT.print(f"{folder}: is there and intact", markup=False)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=ERR) as bar:
+        task = bar.add_task("building the demo zoo", total=1.0)
+        build_zoo(folder, lambda text, done: bar.update(task, description=text, completed=done))
+    OUT.print(f"{folder}: built", markup=False)
+
+
+def _located(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its importance file looked for here, then beside the recipe."""
+    from dataclasses import replace
+
+    aim = recipe.aim
+    if aim is None or aim.importance is None or Path(aim.importance).is_file():
+        return recipe
+    beside = folder / aim.importance
+    return replace(recipe, aim=replace(aim, importance=str(beside))) if beside.is_file() else recipe
+
+
+def _unscored(results: Results) -> list[Entry]:
+    """The front by search estimates, for a run that has not finished."""
+    return [
+        Entry(f"trial {t.number}", t.number, t.genome, {}, t.estimates, None)
+        for t in front_of(results.objectives, results.trials)
+    ]
+
+
+def _picked(results: Results, entries: Sequence[Entry], pick: str) -> int:
+    """Index of the compromise, by report scores where there are any."""
+    points = losses(results.objectives, [e.report or e.search for e in entries])
+    if pick == "knee":
+        return knee(points)
+    try:
+        pairs = [part.split("=") for part in pick.split(",")]
+        weights = {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        raise ConfigError(f"--pick {pick}: knee, or NAME=WEIGHT,... expected") from None
+    return weighted(points, [o.name for o in results.objectives], weights)
+
+
+def _print_front(results: Results, entries: Sequence[Entry]) -> None:
+    table = Table(title=f"{results.experiment['name']}: {len(entries)} on the front")
+    table.add_column("")
+    for o in results.objectives:
+        arrow = "up" if o.goal == "maximize" else "down"
+        table.add_column(f"{o.name} ({arrow})\nsearch", justify="right")
+        table.add_column("\nreport", justify="right")
+    for entry in entries:
+        table.add_row(entry.name, *_cells(results, entry))
+    if results.parents:
+        table.add_section()
+    for entry in results.parents:
+        table.add_row(entry.name, *_cells(results, entry))
+    OUT.print(table)
+
+
+def _cells(results: Results, entry: Entry) -> list[str]:
+    def text(estimates: Mapping[str, Estimate] | None, name: str) -> str:
+        if estimates is None or name not in estimates:
+            return "-"
+        return f"{estimates[name].value:.3f} ± {estimates[name].stderr:.3f}"
+
+    return [text(s, o.name) for o in results.objectives for s in (entry.search, entry.report)]

@@ -1,0 +1,299 @@
+"""The experiment file: strict YAML to frozen dataclasses, every message names the key."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from annotated_types import Ge, Gt, Le
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from evoaim.errors import ConfigError
+from evoaim.optimizers._check import check_objectives
+from evoaim.registry import ESTIMATORS, METHODS, OPTIMIZERS, Registry
+from search_spaces import strict_yaml
+from search_spaces.build import method_names, preset_names, read_preset
+from search_spaces.errors import SpaceError, unknown
+
+_STRICT = ConfigDict(extra="forbid")
+Positive = Annotated[int, Ge(1)]
+_NAME = re.compile(r"\w[\w. -]*")  # of an experiment: it names folders
+_SHORT = re.compile(
+    r"(?!trial_\d+$|base$)\w[\w-]*"
+)  # of an expert: trials' files are named trial_N
+
+
+@checked(frozen=True, config=_STRICT)
+class ModelsConfig:
+    """Base and experts (folder or hub id), and how the live model is held."""
+
+    base: str
+    experts: dict[str, str]
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    device: str = "auto"
+
+
+@checked(frozen=True, config=_STRICT)
+class SpaceConfig:
+    """What is searched: a preset, a file, or method and genes written out."""
+
+    preset: str | None = None
+    path: str | None = None
+    method: Any = None  # a name or a list of names
+    genes: dict[str, Any] | None = None
+    fixed: dict[str, Any] | None = None
+    layer_groups: Positive = 1
+    module_types: list[str] = field(default_factory=list)
+
+    def block(self) -> dict[str, Any]:
+        """The `method`, `genes` and `fixed` of the space; genes written out replace the preset's.
+
+        Raises:
+            ConfigError, SpaceError: not exactly one of preset, path and method; unknown preset.
+        """
+        named = [n for n in ("preset", "path", "method") if getattr(self, n) is not None]
+        if len(named) != 1:
+            raise ConfigError(
+                "search_space: exactly one of preset, path and method expected, got "
+                f"{', '.join(named) or 'none'} (presets: {', '.join(preset_names())})"
+            )
+        block: dict[str, Any] = {"method": self.method}
+        if self.preset is not None:
+            block = read_preset(self.preset)
+        if self.path is not None:
+            block = strict_yaml.read(self.path)
+        for key, own in (("genes", self.genes), ("fixed", self.fixed)):
+            given = block.get(key) or {}
+            if not isinstance(given, dict):
+                raise ConfigError(f"{self.path}: {key}: 'name: ...' lines expected, got {given!r}")
+            block[key] = {**given, **(own or {})}
+        fixed = set(block["fixed"]) - set(self.genes or {})
+        block["genes"] = {k: v for k, v in block["genes"].items() if k not in fixed}
+        return block
+
+
+@checked(frozen=True, config=_STRICT)
+class CalibrationConfig:
+    """Text on which the base's activations are measured."""
+
+    data: str
+    documents: Positive = 256
+    block_size: Annotated[int, Ge(2)] = 512
+
+
+@checked(frozen=True, config=_STRICT)
+class ObjectiveConfig:
+    """A named objective: the mean of one metric over tasks."""
+
+    name: str
+    tasks: list[str]
+    metric: str | None = None
+    goal: Literal["maximize", "minimize"] | None = None
+
+
+@checked(frozen=True, config=_STRICT)
+class FitnessConfig:
+    """How candidates are scored."""
+
+    task_path: str | None = None
+    estimator: dict[str, Any] = field(default_factory=lambda: {"kind": "sample_mean"})
+    num_fewshot: Annotated[int, Ge(0)] | None = None
+    chat_template: Literal["auto", "yes", "no"] = "auto"
+    batch_size: Positive = 64
+    max_gen_toks: Positive | None = None
+    report_documents: Positive | None = None
+    allow_unsafe_code: bool = False
+
+
+@checked(frozen=True, config=_STRICT)
+class BudgetConfig:
+    """When the search stops: after so many distinct candidates, or minutes of evaluating them."""
+
+    candidates: Positive | None = None
+    minutes: Annotated[float, Gt(0)] | None = None
+
+
+@checked(frozen=True, config=_STRICT)
+class Experiment:
+    """A whole search, as one file describes it."""
+
+    name: str
+    models: ModelsConfig
+    search_space: SpaceConfig
+    objectives: list[ObjectiveConfig]
+    optimizer: dict[str, Any]
+    budget: BudgetConfig
+    fitness: FitnessConfig = field(default_factory=FitnessConfig)
+    calibration: CalibrationConfig | None = None
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # what NumPy's generators take
+    storage: str | None = None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Experiment":
+        """Read an experiment file; `overrides` are `key.path=value` texts.
+
+        Raises:
+            ConfigError, SpaceError: anything wrong in the file; the message names file and key.
+        """
+        data = strict_yaml.read(path)
+        for text in overrides:
+            _override(data, text)
+        return cls.from_dict(data, where=str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "experiment") -> "Experiment":
+        """The experiment in plain data.
+
+        Raises:
+            ConfigError: unknown key, wrong type, value out of range, duplicate names.
+        """
+        try:
+            experiment = TypeAdapter(cls).validate_python(dict(data))
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {_explain(error, cls)}") from None
+        try:
+            experiment.check()
+        except (ConfigError, SpaceError) as error:
+            raise ConfigError(f"{where}: {error}") from None
+        return experiment
+
+    def check(self) -> None:
+        """What types cannot say.
+
+        Raises:
+            ConfigError: with the key and what to do.
+        """
+        if not self.models.experts:
+            raise ConfigError("models.experts: at least one expert expected, got none")
+        seen = {os.path.normpath(self.models.base): "base"}
+        for name, model in self.models.experts.items():
+            if not _SHORT.fullmatch(name):
+                raise ConfigError(
+                    f"models.experts: '{name}' cannot be a short name; "
+                    "use letters, digits, - and _, and not 'base' or 'trial_N'"
+                )
+            twin = seen.setdefault(os.path.normpath(model), name)
+            if twin != name:
+                raise ConfigError(f"models.experts: '{name}' is the same model as '{twin}'")
+        if not self.objectives:
+            raise ConfigError("objectives: at least one expected, got none")
+        names = [o.name for o in self.objectives]
+        if len(set(names)) != len(names) or not all(names):
+            raise ConfigError(f"objectives: names must be distinct and not empty, got {names}")
+        for o in self.objectives:
+            if not o.tasks:
+                raise ConfigError(f"objectives.{o.name}.tasks: at least one task expected")
+        if self.budget.candidates is None and self.budget.minutes is None:
+            raise ConfigError("budget: give candidates, minutes, or both")
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name: letters, digits, spaces, '_', '-' and '.' expected, got {self.name!r}"
+            )
+        self.plugin("optimizer")
+        self.plugin("estimator")
+        block = self.search_space.block()
+        for method in method_names(block):
+            METHODS[method]
+        if self.calibration is None and {"omega", "gamma"} & set(block["genes"]):
+            raise ConfigError(
+                "calibration: the space searches AIM's omega, which needs calibration text; give "
+                "calibration: {data: FILE.jsonl}"
+            )
+        check_objectives(self.optimizer["kind"], len(names))
+
+    def plugin(self, key: Literal["optimizer", "estimator"]) -> tuple[Any, Any]:
+        """The module and the checked parameters of the optimizer or the estimator.
+
+        Raises:
+            ConfigError: unknown kind or parameter, value of the wrong type or out of range.
+        """
+        if key == "optimizer":
+            return _plugin(self.optimizer, OPTIMIZERS, "optimizer")
+        return _plugin(self.fitness.estimator, ESTIMATORS, "fitness.estimator")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back to an equal experiment."""
+        plain: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        return plain
+
+
+def _plugin(block: Mapping[str, Any], registry: Registry, where: str) -> tuple[Any, Any]:
+    options = dict(block)
+    kind = options.pop("kind", None)
+    if not isinstance(kind, str):
+        raise ConfigError(f"{where}.kind: one of {', '.join(registry)} expected, got {kind!r}")
+    try:
+        module = registry[kind]
+    except ConfigError as error:
+        raise ConfigError(f"{where}.kind: {error}") from None
+    known = get_type_hints(module.Params)
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown(f'parameter of {kind}', key, known)}")
+    try:
+        return module, TypeAdapter(module.Params).validate_python(options)
+    except ValidationError as error:
+        raise ConfigError(f"{where}.{_explain(error, module.Params)}") from None
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    """Set one value by its dotted path; the value is read as YAML."""
+    path, sign, value = text.partition("=")
+    if not sign or not path:
+        raise ConfigError(f"--set {text}: key.path=value expected")
+    *parents, last = path.split(".")
+    place: Any = data
+    for key in parents:
+        place = _step(place, key, text)
+    parsed = strict_yaml.parse(f"value: {value}", f"--set {text}")["value"]
+    if isinstance(place, list):
+        place[_index(place, last, text)] = parsed
+    elif isinstance(place, dict):
+        place[last] = parsed
+    else:
+        raise ConfigError(f"--set {text}: '{'.'.join(parents)}' is not a block")
+
+
+def _step(place: Any, key: str, text: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, key, text)]
+    if isinstance(place, dict):
+        return place.setdefault(key, {})
+    raise ConfigError(f"--set {text}: there is no '{key}' to go into")
+
+
+def _index(place: list[Any], key: str, text: str) -> int:
+    if not key.isdecimal() or int(key) >= len(place):
+        raise ConfigError(f"--set {text}: an index below {len(place)} expected, got '{key}'")
+    return int(key)
+
+
+def _explain(error: ValidationError, root: type) -> str:
+    """An unknown key, else the first problem, as `key.path: what is wrong, what is allowed`."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "unexpected_keyword_argument"), problems[0])
+    path = [str(p) for p in problem["loc"]]
+    where = ".".join(path)
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"{where}: {unknown('key', path[-1], _fields(root, path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{where}: is missing"
+    if problem["type"] == "dataclass_type":
+        return f"{where}: 'key: value' lines expected, got {problem['input']!r}"
+    got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}{got}"
+
+
+def _fields(root: type, path: list[str]) -> list[str]:
+    """Field names of the dataclass at a path of keys."""
+    kind: Any = root
+    for key in path:
+        if key.isdigit():
+            continue
+        hint = get_type_hints(kind)[key]
+        options = [hint, *getattr(hint, "__args__", ())]
+        kind = next((h for h in options if hasattr(h, "__dataclass_fields__")), kind)
+    return list(get_type_hints(kind))

@@ -1,0 +1,89 @@
+"""The model card of an exported merge: lineage, recipe, measured scores, how to rebuild it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from search_spaces import strict_yaml
+from search_spaces.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the card says."""
+
+    recipe: Recipe
+    parents: Sequence[str]  # the base first
+    scores: Mapping[str, Any]  # objective -> {"value", "stderr"} on the report documents; may be {}
+    experiment: str
+    tokenizer: bool
+
+
+_TEMPLATE = """\
+---
+{{ metadata }}---
+
+# {{ title }}
+
+A merge of {{ parents[1:] | join(', ') }} on the base {{ parents[0] }}, made with
+[evoaim](https://pypi.org/project/evoaim/) by the method `{{ recipe.merge_method }}`\
+{% if recipe.aim %} with Activation-Informed Merging (arXiv:2502.02421){% endif %}.
+{% if scores %}
+## Scores
+
+On documents that the search never saw
+{%- if experiment %} (experiment `{{ experiment }}`){% endif %}:
+
+| objective | value | standard error |
+|---|---|---|
+{% for name, s in scores.items() -%}
+| {{ name }} | {{ '%.4g' % s.value }} | {{ '%.2g' % s.stderr }} |
+{% endfor %}{% endif %}
+## Load
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+{% if tokenizer -%}
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+{% endif -%}
+```
+
+## Recipe
+
+```yaml
+{{ text }}```
+
+`evoaim merge recipe.yaml OUT` rebuilds the weights (adapt the models' names to where yours are)
+{%- if recipe.aim %};
+the importance of the base's input channels is in `reproduce/`{% endif %}. `mergekit_config.yml` is
+the same merge for mergekit{% if recipe.aim %}, which lacks the AIM step{% endif %}.
+
+Licence: that of the parents; check each of them before you publish.
+"""
+
+
+def model_card(card: Card) -> str:
+    """Markdown with the metadata block that model hubs read."""
+    metadata = {
+        "base_model": list(card.parents),
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["merge", "evoaim"] + ([] if card.recipe.aim else ["mergekit"]),
+    }
+    # Markdown, not HTML; names come from paths and hub ids, so only line breaks could do harm
+    environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=False)
+    return environment.from_string(_TEMPLATE).render(
+        metadata=strict_yaml.dump(metadata),
+        title=f"{card.experiment or 'Merge'} ({card.recipe.merge_method})",
+        parents=card.parents,
+        recipe=card.recipe,
+        scores=card.scores,
+        experiment=card.experiment,
+        text=card.recipe.to_yaml(),
+        tokenizer=card.tokenizer,
+    )

@@ -1,0 +1,220 @@
+"""The only memory of a search: one Optuna study, one trial a candidate, one writer."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState
+
+from evoaim.errors import ConfigError
+from evoaim.optimizers._optuna import distribution
+from fitness.types import Estimate, Goal, Objective
+from search_spaces.genes import Gene, Genome
+
+State = Literal["running", "done", "failed"]
+SCORES = "scores"  # user attribute: standard errors, seconds, documents
+REASON = "reason"  # user attribute of failed trials
+_STATES: Mapping[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+    TrialState.COMPLETE: "done",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recorded candidate."""
+
+    number: int
+    genome: Genome
+    state: State
+    estimates: Mapping[str, Estimate]  # by objective name; empty unless done
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The study of one search: a candidate is started, then finished or failed; never undone."""
+
+    study: optuna.Study
+    storage: optuna.storages.BaseStorage  # written without Study's reads between the writes
+    objectives: tuple[Objective, ...]
+    distributions: Mapping[str, Any]
+    _ids: dict[int, int] = field(default_factory=dict, repr=False)  # trial number -> storage id
+
+    @classmethod
+    def open(
+        cls, url: str, name: str, objectives: Sequence[Objective], genes: Sequence[Gene]
+    ) -> "Ledger":
+        """Create the study, or open the one of that name with the same objectives.
+
+        Raises:
+            ConfigError: the storage cannot be opened, or holds a study with other objectives.
+        """
+        names = [o.name for o in objectives]
+        directions = [o.goal for o in objectives]
+        try:
+            with _quiet():
+                storage = _storage(url)
+                study = optuna.create_study(
+                    storage=storage,
+                    study_name=name,
+                    directions=directions,
+                    load_if_exists=True,
+                )
+                known = study.metric_names
+                if known is None:
+                    study.set_metric_names(names)
+        except (
+            Exception
+        ) as error:  # SQLAlchemy, drivers and the file system raise types of their own
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"storage: the study cannot be opened ({reason})") from error
+        goals = [d.name.lower() for d in study.directions]
+        if (known is not None and known != names) or goals != directions:
+            raise ConfigError(
+                f"storage: the study '{name}' has the objectives {known} ({', '.join(goals)}), the "
+                f"experiment {names}; use another name or run directory"
+            )
+        return cls(study, storage, tuple(objectives), {g.name: distribution(g) for g in genes})
+
+    @classmethod
+    def read(cls, url: str, name: str) -> "Ledger":
+        """Open an existing study for reading; objectives and genes come from the study itself.
+
+        Raises:
+            ConfigError: there is no such study.
+        """
+        path = Path(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite:///") and not path.is_file():
+            raise ConfigError(f"'{path}': no study yet; `evoaim search` starts one")
+        try:
+            with _quiet():
+                storage = _storage(url)
+                study = optuna.load_study(storage=storage, study_name=name)
+        except KeyError:
+            raise ConfigError(f"storage: there is no study '{name}'") from None
+        names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
+        goals = [cast(Goal, d.name.lower()) for d in study.directions]
+        objectives = tuple(Objective(n, g, ()) for n, g in zip(names, goals, strict=True))
+        trials = study.get_trials(deepcopy=False)
+        genes = {g: d for t in trials for g, d in t.distributions.items()}
+        return cls(study, storage, objectives, genes)
+
+    def trials(self) -> list[Trial]:
+        """All trials in the order they were started."""
+        found = self.storage.get_all_trials(self._study_id, deepcopy=False)
+        self._ids.update({t.number: t._trial_id for t in found})
+        return [self._read(t) for t in sorted(found, key=lambda t: t.number)]
+
+    def start(self, number: int, genome: Genome) -> None:
+        """Record that a candidate is being evaluated.
+
+        Raises:
+            ConfigError: somebody else has added trials to the study.
+        """
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(genome),
+            distributions={n: self.distributions[n] for n in genome},
+        )
+        self._ids[number] = self.storage.create_new_trial(self._study_id, trial)
+        recorded = self.storage.get_trial(self._ids[number]).number
+        if recorded != number:
+            raise ConfigError(
+                f"storage: the study numbers a new trial {recorded} where the search expects "
+                f"{number}; does another process write to it?"
+            )
+
+    def finish(self, number: int, estimates: Mapping[str, Estimate], seconds: float) -> None:
+        """Record a candidate's estimates."""
+        stderr = {name: e.stderr for name, e in estimates.items()}
+        self._set(number, SCORES, {"stderr": stderr, "seconds": round(seconds, 4)})
+        values = [estimates[o.name].value for o in self.objectives]
+        self.storage.set_trial_state_values(self._ids[number], TrialState.COMPLETE, values)
+
+    def fail(self, number: int, reason: str, seconds: float) -> None:
+        """Record why a candidate could not be evaluated."""
+        self._set(number, SCORES, {"seconds": round(seconds, 4)})
+        self._set(number, REASON, reason)
+        self.storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
+
+    def note(self, number: int, text: str) -> None:
+        """Attach a Markdown note for optuna-dashboard, if that is installed."""
+        try:
+            from optuna_dashboard._note import save_note_with_version
+        except ImportError:
+            return
+        # the public save_note reads every note of the study before it writes one
+        save_note_with_version(self.storage, self._study_id, self._ids[number], 1, text)
+
+    @property
+    def _study_id(self) -> int:
+        return self.study._study_id
+
+    def _set(self, number: int, key: str, value: Any) -> None:
+        self.storage.set_trial_user_attr(self._ids[number], key, value)
+
+    def _read(self, trial: optuna.trial.FrozenTrial) -> Trial:
+        state = _STATES.get(trial.state, "failed")
+        scores = trial.user_attrs.get(SCORES, {})
+        estimates = {}
+        if state == "done":
+            pairs = zip(self.objectives, trial.values, strict=True)
+            stderr = scores.get("stderr", {})
+            estimates = {o.name: Estimate(v, stderr.get(o.name, 0.0)) for o, v in pairs}
+        return Trial(
+            trial.number,
+            {n: trial.params[n] for n in self.distributions if n in trial.params},
+            state,
+            estimates,
+            float(scores.get("seconds", 0.0)),
+            str(trial.user_attrs.get(REASON, "")),
+        )
+
+
+def sqlite_url(path: Path) -> str:
+    """The storage URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def _storage(url: str) -> Any:
+    """An Optuna storage: `journal:///path` is a journal file, everything else a database URL.
+
+    SQLite writes ahead and syncs at checkpoints, so that a commit does not wait for the disk: a
+    killed process loses nothing, a power cut at most the last trials, which are evaluated again.
+    """
+    if url.startswith("journal:///"):
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        return JournalStorage(JournalFileBackend(url.removeprefix("journal:///")))
+    storage = optuna.storages.RDBStorage(url)
+    if url.startswith("sqlite"):
+        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        storage.engine.dispose()  # connections opened before
+    return storage
+
+
+def _write_ahead(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna without a log line a trial and without experimental warnings; restored afterwards."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)

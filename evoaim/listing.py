@@ -1,0 +1,84 @@
+"""What `evoaim list` prints: names, parameters, ranges and papers, read from the declarations."""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from evoaim.errors import ConfigError
+from evoaim.registry import ESTIMATORS, METHODS, OPTIMIZERS, Registry
+from search_spaces.build import preset_names, read_preset
+from search_spaces.errors import unknown
+from search_spaces.parameters import AIM_PARAMETERS, Parameter
+
+WHAT = ("methods", "spaces", "optimizers", "estimators")
+
+
+def listing(what: str) -> Iterator[str]:
+    """The lines of one list.
+
+    Raises:
+        ConfigError: there is no such list.
+    """
+    if what not in WHAT:
+        raise ConfigError(unknown("list", what, WHAT))
+    if what == "methods":
+        yield from _methods()
+    elif what == "spaces":
+        yield from _spaces()
+    else:
+        yield from _plugins(OPTIMIZERS if what == "optimizers" else ESTIMATORS)
+
+
+def _methods() -> Iterator[str]:
+    for name in METHODS:
+        module = METHODS[name]
+        yield f"{name}  ({module.PAPER})"
+        yield f"    {_summary(module)}"
+        for p, declared in module.PARAMETERS.items():
+            yield f"    {p:<10} {_parameter(declared)}"
+    yield "aim  (arXiv:2502.02421; on top of every method)"
+    for p, declared in AIM_PARAMETERS.items():
+        yield f"    {p:<10} {_parameter(declared)}"
+
+
+def _parameter(p: Parameter) -> str:
+    parts = [p.doc]
+    parts.append("required" if p.default is None else f"default {str(p.default).lower()}")
+    if p.search is not None:
+        scale = ", log" if p.log else ""
+        parts.append(f"searched in [{p.search[0]:g}, {p.search[1]:g}{scale}]")
+    if p.per_model:
+        parts.append("per model")
+    return "; ".join(parts)
+
+
+def _spaces() -> Iterator[str]:
+    for name in preset_names():
+        preset = read_preset(name)
+        methods = preset["method"]
+        yield f"{name}  (method: {methods if isinstance(methods, str) else ' | '.join(methods)})"
+        for gene, options in preset["genes"].items():
+            per = (options or {}).get("per", [])
+            yield f"    {gene:<10} {'one per ' + ' and '.join(per) if per else 'one value'}"
+        for key, value in (preset.get("fixed") or {}).items():
+            yield f"    {key:<10} fixed at {str(value).lower()}"
+
+
+def _plugins(registry: Registry) -> Iterator[str]:
+    for name in registry:
+        module = registry[name]
+        yield f"{name}  ({module.PAPER})"
+        yield f"    {_summary(module)}"
+        if hasattr(module, "OBJECTIVES"):
+            yield f"    objectives: {module.OBJECTIVES}"
+        for field in fields(module.Params):
+            yield f"    {field.name}: {_field(field)}"
+
+
+def _field(field: Field[Any]) -> str:
+    default = field.default if field.default is not MISSING else "required"
+    return f"default {default}"
+
+
+def _summary(module: Any) -> str:
+    return str(module.__doc__).strip().splitlines()[0]

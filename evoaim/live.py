@@ -1,0 +1,132 @@
+"""The live model: a transformers module whose parameters are overwritten candidate by candidate."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from evoaim.checkpoint import Checkpoint
+from evoaim.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ConfigError: not a device name, or no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device '{name}': one of auto, cpu, cuda, cuda:N expected") from None
+    n = torch.cuda.device_count()
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= n):
+        raise ConfigError(
+            f"device '{name}': not available; this machine has cpu and {n} CUDA devices"
+        )
+    return device
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without progress bars and advice, restored afterwards."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_live(model: str | Checkpoint, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A causal LM in evaluation mode, from safetensors, without remote code.
+
+    Raises:
+        ConfigError: the checkpoint is refused (see `Checkpoint.open`) or lacks a weight, or
+            transformers cannot build the architecture.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+
+    wrong = (ValueError, TypeError, LookupError, RuntimeError, OSError, ImportError)
+    checkpoint = Checkpoint.open(model) if isinstance(model, str) else model
+    try:
+        with quiet():
+            live = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # reported by parameter_names, with the shape
+            )
+    except (*wrong, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"model '{checkpoint.name}': transformers cannot load it as a causal LM ({reason})"
+        ) from None
+    parameter_names(live, checkpoint)
+    live.to(device).eval()
+    live.requires_grad_(False)
+    return live  # type: ignore[no-any-return]
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The tokenizer in the checkpoint's folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model '{checkpoint.name}': no usable tokenizer ({reason})") from None
+
+
+def parameter_names(live: nn.Module, checkpoint: Checkpoint) -> Mapping[str, str]:
+    """Name in the live model -> name in the checkpoint, for every parameter, tied ones once.
+
+    Raises:
+        ConfigError: a parameter has no tensor of its name and shape in the checkpoint.
+    """
+    prefix = f"{getattr(live, 'base_model_prefix', '')}."
+    names: dict[str, str] = {}
+    for name, parameter in live.named_parameters(remove_duplicate=True):
+        bare = name.removeprefix(prefix)
+        found = [n for n in (name, bare) if checkpoint.shapes.get(n) == tuple(parameter.shape)]
+        if not found:
+            raise ConfigError(
+                f"model '{checkpoint.name}': parameter '{name}' {list(parameter.shape)} has no "
+                "tensor of that name and shape in the checkpoint; architectures whose weights "
+                "transformers converts on loading are not supported yet"
+            )
+        names[name] = found[0]
+    return names
+
+
+def input_axes(live: nn.Module) -> Mapping[str, int]:
+    """Weight name -> axis of its input channels: 0 for Conv1D's (in, out), -1 for all others."""
+    from transformers.pytorch_utils import Conv1D
+
+    return {
+        f"{path}.weight": 0 if isinstance(module, Conv1D) else -1
+        for path, module in live.named_modules()
+        if hasattr(module, "weight")
+    }
