@@ -1,0 +1,35 @@
+"""Optimizers behind one ask/tell: each module here is one optimizer, named as its file.
+
+A module declares `PAPER` (a string), `OBJECTIVES` ("one" or "many": how many it can handle; refused
+by `_check.check_objectives`), `Params` (a frozen dataclass: its options with defaults, bounds as
+`annotated_types` marks), and `build(genes, n_objectives, params, seed, initial) -> Proposer`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.genes import Genome
+
+# (n_asked, n_objectives), lower is better; a row that is not finite is a failed candidate
+Losses = NDArray[np.float64]
+
+
+class Proposer(Protocol):
+    """Proposes genomes and learns from their losses.
+
+    Same genes, parameters, seed, initial genomes and tells give the same asks, whatever happens to
+    global random state in between; a search is therefore resumed by replaying its recorded losses.
+    """
+
+    def ask(self) -> Sequence[Genome]:
+        """The next genomes to evaluate, canonical (see `search_spaces.genes.canonical`).
+
+        The batch size is the optimizer's own. The `initial` genomes come first. No genome is asked
+        twice; an empty list means that the optimizer finds no new ones and is finished.
+        """
+
+    def tell(self, losses: Losses) -> None:
+        """One row per genome of the last ask, in that order; rows that are not finite failed."""
