@@ -1,0 +1,194 @@
+"""Exports: ordinary checkpoints that load elsewhere and score as the candidate did."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from evoaim import Experiment, MergeEngine, Recipe, calibrate, run_search
+from evoaim.commands import export_command, merge_command
+from evoaim.errors import ConfigError
+from evoaim.export import Exported, export_model
+
+TEXT = torch.arange(4, 36).view(2, 16)
+
+
+@pytest.fixture(scope="module")
+def run(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run_search(Experiment.from_dict({**tiny, "budget": {"candidates": 12}}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> tuple[int, Path]:
+    """A member of the front with AIM on, and its exported folder."""
+    trial = 7  # a seed recipe with omega 0.4
+    out = run.parent / "exported"
+    export_command(run, trial, out, "cpu")
+    return trial, out
+
+
+def test_the_folder_is_complete(exported: tuple[int, Path], family: dict[str, str]) -> None:
+    _, out = exported
+    names = {p.name for p in out.iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "README.md",
+        "recipe.yaml",
+        "mergekit_config.yml",
+    }
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (out / name).read_bytes() == (Path(family["base"]) / name).read_bytes()
+    assert not [p for p in out.parent.iterdir() if p.name.startswith(".exported")]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (out / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_logits_equal_the_candidates(exported: tuple[int, Path], run: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trial, out = exported
+    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    recipe = Recipe.from_yaml(run / "recipes" / f"trial_{trial}.yaml")
+    assert recipe.aim is not None
+    experts = {s.model: s.model for s in recipe.models}
+    engine = MergeEngine.from_pretrained(str(recipe.base_model), experts, "cpu")
+    with engine.materialize(recipe) as live:
+        assert torch.equal(model.eval()(TEXT).logits, live(TEXT).logits)
+    AutoTokenizer.from_pretrained(out)
+
+
+@pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own
+def test_lm_eval_gives_the_same_scores(
+    exported: tuple[int, Path], run: Path, tiny: dict[str, Any]
+) -> None:
+    """transformers and lm-eval alone: `simple_evaluate` on the documents of the report set."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    trial, out = exported
+    tasks = Path(tiny["fitness"]["task_path"])
+    spec = yaml.safe_load((tasks / "one.yaml").read_text())
+    files = spec["dataset_kwargs"]["data_files"]
+    spec["dataset_kwargs"]["data_files"] = {k: str(tasks / v) for k, v in files.items()}
+    lm = HFLM(pretrained=str(out), backend="causal", batch_size=8, device="cpu")
+    theirs = simple_evaluate(
+        lm,
+        tasks=[spec],
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    from evoaim.evaluator import Evaluator
+
+    evaluator = Evaluator.of(Experiment.from_dict(tiny)).calibrated()
+    recipe = Recipe.from_yaml(run / "recipes" / f"trial_{trial}.yaml")
+    ours = evaluator.score(recipe, "report")["one/acc"]
+    samples = sorted(theirs["samples"]["one"], key=lambda s: s["doc_id"])
+    assert [s["acc"] for s in samples] == ours.total.tolist()
+    assert len(samples) == 40
+
+
+def test_card_and_recipe_say_what_was_done(exported: tuple[int, Path]) -> None:
+    _, out = exported
+    card = (out / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["base_model"] == ["base", "a", "b", "c"]
+    assert "merge" in metadata["tags"]
+    assert metadata["base_model_relation"] == "merge"
+    config = yaml.safe_load((out / "mergekit_config.yml").read_text())
+    assert config["merge_method"] == "ties"
+    assert "aim" not in config
+    recipe = Recipe.from_yaml(out / "recipe.yaml")
+    assert recipe.aim is not None
+    assert (out / str(recipe.aim.importance)).is_file()
+    for file in out.rglob("*"):
+        if file.suffix in (".md", ".yaml", ".yml", ".json"):
+            assert str(out.parent) not in file.read_text(), f"{file.name} holds a local path"
+
+
+def test_the_exported_recipe_rebuilds_the_same_weights(
+    exported: tuple[int, Path], family: dict[str, str], tmp_path: Path
+) -> None:
+    _, out = exported
+    text = (out / "recipe.yaml").read_text()
+    data = yaml.safe_load(text)
+    data["base_model"] = family["base"]
+    data["models"] = [{**m, "model": family[m["model"]]} for m in data["models"]]
+    shutil.copytree(out / "reproduce", tmp_path / "reproduce")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
+    merge_command(tmp_path / "recipe.yaml", tmp_path / "again", "cpu", None)
+    again = (tmp_path / "again" / "model.safetensors").read_bytes()
+    assert again == (out / "model.safetensors").read_bytes()
+
+
+def test_config_reads_the_same_in_transformers_4_and_5(exported: tuple[int, Path]) -> None:
+    config = json.loads((exported[1] / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert config["dtype"] == config["torch_dtype"] == "float32"
+
+
+def test_shards(family: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr("evoaim.export.SHARD_BYTES", 20_000)
+    engine = MergeEngine.from_pretrained(family["base"], {"a": family["a"]}, "cpu")
+    recipe = Recipe.from_dict(
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": "base",
+            "models": [{"model": "a", "parameters": {"weight": 1}}],
+        }
+    )
+    out = export_model(engine, Exported(recipe, {}), tmp_path / "out", "bfloat16")
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 2
+    _, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(
+    run: Path, tmp_path: Path, family: dict[str, str]
+) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "precious").write_text("x")
+    with pytest.raises(ConfigError, match="exists already"):
+        export_command(run, 7, full, "cpu")
+    with pytest.raises(ConfigError, match="trial 99: no finished trial"):
+        export_command(run, 99, tmp_path / "new", "cpu")
+    bad = tmp_path / "bad.yaml"
+    models = [{"model": family["a"], "parameters": {"weight": 1e30}}]
+    data = {"merge_method": "task_arithmetic", "base_model": family["base"], "models": models}
+    bad.write_text(yaml.safe_dump(data | {"parameters": {"lambda": 1e30}}))
+    with pytest.raises(RuntimeError, match="not finite"):
+        merge_command(bad, tmp_path / "new", "cpu", None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml", "full"]
+
+
+def test_importance_file_of_a_recipe(family: dict[str, str], tmp_path: Path) -> None:
+    importance = calibrate(family["base"], [TEXT])
+    assert importance is not None
+    importance.save(tmp_path / "importance.safetensors")
+    recipe = tmp_path / "recipe.yaml"
+    models = [{"model": family["a"], "parameters": {"weight": 1.0}}]
+    data = {"merge_method": "task_arithmetic", "base_model": family["base"], "models": models}
+    recipe.write_text(
+        yaml.safe_dump(data | {"aim": {"omega": 0.5, "importance": "importance.safetensors"}})
+    )
+    merge_command(recipe, tmp_path / "out", "cpu", "float32")
+    assert (tmp_path / "out" / "reproduce" / "importance.safetensors").is_file()
