@@ -135,7 +135,8 @@ def existing(path: str | Path) -> RunDir:
     run = RunDir(Path(path))
     if not run.is_run():
         raise ConfigError(
-            f"'{path}': is not a run directory (no experiment.yaml that a search wrote); `evoaim search` makes one"
+            f"'{path}': is not a run directory (no experiment.yaml that a search wrote); "
+            "`evoaim search` makes one"
         )
     return run
 

@@ -22,11 +22,13 @@ def evoaim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["evoaim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
+        try:
             main()
-            sys.exit(0)
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
         out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
+        return status, out, err
 
     return run
 

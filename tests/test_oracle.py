@@ -1,4 +1,4 @@
-"""mergekit as an oracle: the same config gives the same weights, for what is deterministic in it."""
+"""mergekit as an oracle: the same config gives the same weights, where it is deterministic."""
 
 import json
 import random

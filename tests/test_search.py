@@ -169,7 +169,7 @@ def test_refusals_write_nothing(tiny: dict[str, Any], tmp_path: Path, finished: 
     assert not (tmp_path / "new").exists()
     other = experiment(tiny, seed=5)
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match="belongs to another experiment.*seed: 0 there, 5 here"):
+    with pytest.raises(ConfigError, match=r"belongs to another experiment.*seed: 0 there, 5 here"):
         run_search(other, finished)
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
 
