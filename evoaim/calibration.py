@@ -77,7 +77,7 @@ def importance_of(base: Checkpoint, live: nn.Module, blocks: Sequence[Tensor]) -
         digest.update(str(tuple(block.shape)).encode() + block.numpy().tobytes())
     home = Path(os.environ.get("EVOAIM_CACHE") or Path.home() / ".cache" / "evoaim")
     file = home / "importance" / f"{digest.hexdigest()}.safetensors"
-    if file.is_file():
+    with suppress(ConfigError):  # not there, or damaged: measured (again)
         return Importance.load(file)
     measured = calibrate(live, blocks)
     if measured is None:

@@ -143,10 +143,9 @@ def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8080,
 ) -> None:
     """Open optuna-dashboard on the run's study."""
-    from evoaim.dashboard import serve
-    from evoaim.run_dir import existing
+    from evoaim.commands import dashboard_command
 
-    serve(existing(run_dir), port)
+    dashboard_command(run_dir, port)
 
 
 @app.command("list")

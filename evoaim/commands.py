@@ -143,6 +143,19 @@ def front_command(run_dir: Path, pick: str | None, style: str) -> None:
         ERR.print("the search has not finished: no report scores yet")
 
 
+def dashboard_command(run_dir: Path, port: int) -> None:
+    """`evoaim dashboard`."""
+    import webbrowser
+
+    from evoaim.dashboard import serve
+
+    def announce(url: str) -> None:
+        OUT.print(f"{url}  (this machine only; Ctrl-C ends it)", markup=False)
+        webbrowser.open(url)
+
+    serve(existing(run_dir), port, announce)
+
+
 def export_command(run_dir: Path, number: int, out: Path, device: str) -> None:
     """`evoaim export`."""
     run = existing(run_dir)

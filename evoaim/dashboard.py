@@ -36,16 +36,14 @@ def server(run: RunDir, port: int) -> WSGIServer:
         ConfigError: as `serve`.
     """
     ledger = _ledger(run)
-    application = _application(ledger)
+    application = _local(_application(ledger))
     complete(run, ledger)
     try:
-        httpd = make_server(HOST, port, application, _Server, _Handler)
+        return make_server(HOST, port, application, _Server, _Handler)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"--port {port}: cannot be used ({error}); give another, such as --port {port + 1}"
         ) from None
-    httpd.set_app(_local(application, httpd.server_port))
-    return httpd
 
 
 def complete(run: RunDir, ledger: Ledger) -> None:
@@ -55,10 +53,10 @@ def complete(run: RunDir, ledger: Ledger) -> None:
     if ledger.study.metric_names is None:
         ledger.study.set_metric_names([o.name for o in ledger.objectives])
     noted = ledger.storage.get_study_system_attrs(ledger.study._study_id)
-    ids = [t._trial_id for t in ledger.study.get_trials(deepcopy=False)]
+    ids = {t.number: t._trial_id for t in ledger.study.get_trials(deepcopy=False)}
     for trial in ledger.trials():
-        path = run.recipe(trial.number)
         if trial.state == "done" and note_ver_key(ids[trial.number]) not in noted:
+            path = run.recipe(trial.number)
             recipe = path.read_text(encoding="utf-8") if path.is_file() else ""
             ledger.note(trial.number, trial_note(recipe, trial.estimates, ledger.objectives))
 
@@ -80,12 +78,12 @@ def _application(ledger: Ledger) -> "WSGIApplication":
     return application
 
 
-def _local(application: "WSGIApplication", port: int) -> "WSGIApplication":
+def _local(application: "WSGIApplication") -> "WSGIApplication":
     """Refuse requests under another host name: a web page elsewhere could point its own here."""
-    hosts = {f"{HOST}:{port}", f"localhost:{port}"}
 
     def guarded(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
-        if environ.get("HTTP_HOST") in hosts:
+        # any port, because a tunnel may end at another one
+        if environ.get("HTTP_HOST", "").partition(":")[0] in (HOST, "localhost"):
             return application(environ, start)
         start("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"This server answers requests from its own machine only.\n"]

@@ -95,6 +95,7 @@ def run_search(
             name: evaluator.estimate(_scored(run, evaluator, name, recipe, "search"))
             for name, recipe in evaluator.parents().items()
         }
+        write_json(run.parents, [e.to_dict() for e in _ancestors(evaluator, parents, {})])
         ledger = Ledger.open(
             experiment.storage or sqlite_url(run.study),
             experiment.name,
@@ -236,19 +237,22 @@ def _finish(
                 report,
             )
         )
-    ancestors = [
-        Entry(
-            name,
-            None,
-            {},
-            recipe.to_dict(),
-            parents[name],
-            evaluator.estimate(_scored(run, evaluator, name, recipe, "report")),
-        )
+    reports = {
+        name: evaluator.estimate(_scored(run, evaluator, name, recipe, "report"))
+        for name, recipe in evaluator.parents().items()
+    }
+    write_json(run.parents, [e.to_dict() for e in _ancestors(evaluator, parents, reports)])
+    write_json(run.front, [e.to_dict() for e in entries])
+
+
+def _ancestors(
+    evaluator: Evaluator, parents: Mapping[str, Estimates], reports: Mapping[str, Estimates]
+) -> list[Entry]:
+    """Base and experts as they stand in parents.json."""
+    return [
+        Entry(name, None, {}, recipe.to_dict(), parents[name], reports.get(name))
         for name, recipe in evaluator.parents().items()
     ]
-    write_json(run.parents, [e.to_dict() for e in ancestors])
-    write_json(run.front, [e.to_dict() for e in entries])
 
 
 def _scored(run: RunDir, evaluator: Evaluator, who: str, recipe: Recipe, split: Split) -> Scores:

@@ -70,7 +70,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 TASK = """\
 task: {name}
 dataset_path: json
-dataset_kwargs: {{data_files: {{validation: data/{name}.search.jsonl, test: data/{name}.report.jsonl}}}}
+dataset_kwargs:
+  data_files: {{validation: data/{name}.search.jsonl, test: data/{name}.report.jsonl}}
 validation_split: validation
 test_split: test
 output_type: multiple_choice

@@ -1,7 +1,7 @@
 """Run as a script by test_kill.py: searches in forked processes that are killed at random moments.
 
-Usage: kill_runner.py EXPERIMENT.json FOLDER KILLS. Forks before any torch operation has run, so that
-one start of the libraries serves all processes. Prints one JSON line: trials whole and resumed.
+Usage: kill_runner.py EXPERIMENT.json FOLDER KILLS. Forks before any torch operation has run, so
+that one start of the libraries serves all processes. Prints one JSON line: trials whole and resumed.
 """
 
 import json
@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
-import evoaim.commands  # imported once, for all children
-import evoaim.search
+import evoaim.evaluator  # imported once, for all children
 from evoaim import Experiment, run_search
 from evoaim.results import Results
 from evoaim.run_dir import RunDir
+
+assert evoaim.evaluator
 
 
 class Tell:

@@ -260,8 +260,8 @@ def test_coins_are_uniform_and_independent_between_keys() -> None:
 
 
 def test_dare_is_unbiased_over_seeds() -> None:
-    # Mean over 400 masks of the L1-rescaled delta: its standard error is about |d| / 20 per element,
-    # and the ratio over 2000 elements must be 1 within 15 standard errors (L1 matching correlates).
+    # Mean over 400 masks of the L1-rescaled delta: its standard error is about |d| / 20 an element,
+    # and the ratio over 2000 elements must be 1 within 15 standard errors (L1 matching couples).
     x = tensors((40, 50), seed=7)
     d = x["a"] - x["base"]
     total = torch.zeros_like(d)

@@ -1,0 +1,282 @@
+"""The report loads nothing, hides nothing, says what was found, and escapes strangers' text."""
+
+import base64
+import hashlib
+import json
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_run import Plan, ledger_of, make_run
+
+from evoaim.errors import ConfigError
+from evoaim.front import hypervolume
+from evoaim.report import findings, text, write_report
+from evoaim.report.findings import Findings
+from evoaim.report.labels import apart, place
+from evoaim.report.note import trial_note
+from evoaim.report.page import script_data
+from evoaim.report.provenance import experiment_yaml
+from evoaim.results import Entry, Results, losses
+from evoaim.run_dir import RunDir, read_json, write_json
+from fitness.types import Estimate, Objective
+
+HOSTILE = "</script><img src=x onerror=alert(1)>%{x}"
+
+
+class Page(HTMLParser):
+    """The elements, scripts, data blocks and text of a report."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.data: dict[str, str] = {}
+        self.words = ""
+        self._inside = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        self.elements.append((tag, known))
+        self._inside = known.get("id") or tag if tag == "script" else tag
+        if self._inside == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside.startswith("data-"):
+            self.data[self._inside] = self.data.get(self._inside, "") + data
+        elif self._inside != "style":
+            self.words += data
+
+    @property
+    def prose(self) -> str:
+        return " ".join(self.words.split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return make_run(tmp_path_factory.mktemp("run"), Plan(trials=16, storage="sqlite"))
+
+
+@pytest.fixture(scope="module")
+def page(run: RunDir) -> Page:
+    return Page(write_report(run))
+
+
+@pytest.fixture(scope="module")
+def found(run: RunDir) -> Findings:
+    return findings.find(Results.read(run))
+
+
+def test_page_loads_nothing_and_runs_only_its_own_scripts(page: Page) -> None:
+    for tag, attributes in page.elements:
+        assert not {"src", "href", "srcset", "action", "data", "poster"} & set(attributes), tag
+        assert not any(name.startswith("on") for name in attributes), tag
+    policy = next(a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    allowed = policy.split("script-src ")[1].split(";")[0].split()
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()) for s in page.scripts]
+    assert allowed == [f"'sha256-{d.decode()}'" for d in digests]
+    assert len(page.scripts) == 2  # plotly, and what draws
+
+
+def test_page_shows_every_front_member_parent_and_objective(run: RunDir, page: Page) -> None:
+    front, parents = read_json(run.front), read_json(run.parents)
+    for entry in [*front, *parents]:
+        assert f"{entry['name']}" in page.prose
+        for split in ("search", "report"):
+            for name, e in entry[split].items():
+                assert name in page.prose
+                shown = text.estimate(Estimate(e["value"], e["stderr"]))
+                assert " ".join(shown.split()) in page.prose
+    assert page.prose.count("merge_method:") == len(front)
+    assert "non-finite weights in model.layers.0" in page.prose
+    assert f"evoaim export {run.path} --trial" in page.prose
+
+
+def test_verdict_names_the_choice_by_search_scores_with_its_report_value(
+    page: Page, found: Findings
+) -> None:
+    def mean(entry: Entry, split: str) -> float:
+        values = entry.search if split == "search" else entry.report or {}
+        return float(np.mean([e.value for e in values.values()]))
+
+    best = max(found.front, key=lambda e: mean(e, "search"))
+    parent = max(found.parents, key=lambda e: mean(e, "report"))
+    assert f"Trial {best.trial} beats every parent" in page.prose
+    assert f"is {mean(best, 'report'):.3f} ±" in page.prose
+    assert f"best parent ({parent.name}) {mean(parent, 'report'):.3f} ±" in page.prose
+
+
+def test_figures_are_valid_plotly(page: Page) -> None:
+    assert set(page.data) == {"data-front", "data-volume", "data-omega"}
+    for block in page.data.values():
+        figure = json.loads(block)
+        go.Figure(figure["data"], figure["layout"])  # raises on what plotly does not know
+
+
+CASES = {
+    "one objective": (Plan(("maximize",), trials=8), "beats every parent: on the report"),
+    "one minimized": (Plan(("minimize",), trials=8), "(lower is better)"),
+    "mixed goals": (Plan(("maximize", "minimize"), trials=8), "The front reaches beyond the"),
+    "all minimized": (Plan(("minimize", "minimize"), trials=8), "mean of math and italian (lower"),
+    "four objectives": (Plan(("maximize",) * 4, trials=8), "mean of the 4 objectives"),
+    "seven objectives": (Plan(("maximize",) * 7, trials=6), "the first six are drawn"),
+    "worse than parents": (Plan(trials=8, gain=-0.25), "No merge beats the parents."),
+    "mixed, worse": (Plan(("maximize", "minimize"), trials=8, gain=-0.25), "No merge reaches"),
+    "unfinished": (Plan(trials=8, rescored=False), "not re-scored yet"),
+    "parents unknown": (Plan(trials=8, rescored=False, parents=()), "parents are not scored yet"),
+    "nothing yet": (Plan(trials=0, rescored=False), "No candidate has finished yet."),
+    "all failed": (Plan(trials=2, rescored=False, failed=(0, 1)), "0 candidates evaluated, 2 more"),
+    "one omega": (Plan(trials=8, layer_groups=1, module_types=()), "1 is AIM off"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_report_of(case: str, tmp_path: Path) -> None:
+    plan, sentence = CASES[case]
+    page = Page(write_report(make_run(tmp_path / "run", plan)))
+    assert sentence in page.prose
+    for block in page.data.values():
+        figure = json.loads(block)
+        go.Figure(figure["data"], figure["layout"])
+    drawn = {a.get("data-figure") for _, a in page.elements} - {None}
+    assert drawn == set(page.data)
+    assert bool(drawn) == (plan.trials > len(plan.failed) or plan.trials > 2)
+
+
+def test_a_space_without_omega_is_said_to_be_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Plan(trials=6))
+    front = read_json(run.front)
+    for entry in front:
+        entry["genes"] = {g: v for g, v in entry["genes"].items() if not g.startswith("omega")}
+    write_json(run.front, front)
+    page = Page(write_report(run))
+    assert "no omega gene" in page.prose
+    assert "data-omega" not in page.data
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Plan(names=(HOSTILE, "b"), trials=8, failed=()))
+    for path in (run.front, run.parents):
+        entries = read_json(path)
+        entries[0]["name"] = HOSTILE
+        entries[0]["recipe"]["base_model"] = HOSTILE
+        write_json(path, entries)
+    page = Page(write_report(run))
+    assert len(page.scripts) == 2
+    assert "img" not in {tag for tag, _ in page.elements}
+    assert page.words.count(HOSTILE) > 3
+    for block in page.data.values():  # plotly reads a little HTML
+        assert "<img" not in json.dumps(json.loads(block))
+        assert HOSTILE not in json.dumps(json.loads(block))
+
+
+def test_data_cannot_end_its_script_element() -> None:
+    block = script_data({"name": HOSTILE})
+    assert "<" not in block
+    assert json.loads(block) == {"name": HOSTILE}
+
+
+def test_trials_after_the_last_rescoring_are_announced(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Plan(trials=8))
+    known = Results.read(run)
+    genome = known.trials[0].genome
+    ledger = ledger_of(run)
+    ledger.start(8, genome)
+    ledger.finish(8, {o.name: Estimate(0.99, 0.01) for o in known.objectives}, 1.0)
+    assert "1 further trial joined it" in Page(write_report(run)).prose
+
+
+def test_an_interrupted_trial_is_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Plan(trials=4, rescored=False))
+    ledger = ledger_of(run)
+    ledger.start(4, Results.read(run).trials[0].genome)
+    assert "1 was under way when this was written" in Page(write_report(run)).prose
+
+
+def test_manifest_and_seeds_are_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Plan(trials=6))
+    write_json(run.manifest, {"seeds": 4, "versions": {"torch": "2.99"}})
+    page = Page(write_report(run))
+    assert "versions.torch2.99" in page.words
+    (band,) = [
+        s for s in json.loads(page.data["data-volume"])["layout"]["shapes"] if s["type"] == "rect"
+    ]
+    assert band["x1"] == 3.5
+
+
+def test_missing_study_and_unwritable_target_are_user_errors(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "experiment.yaml").write_text("name: a\n")
+    with pytest.raises(ConfigError, match="no study yet"):
+        write_report(RunDir(tmp_path))
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_report(run, tmp_path / "experiment.yaml" / "report.html")
+
+
+def test_passwords_of_storage_urls_are_struck_out() -> None:
+    written = experiment_yaml({"name": "a", "storage": "postgresql://me:se:cr@t@host/db"})
+    assert "me:…@host/db" in written
+    assert "cr" not in written
+
+
+def test_volume_over_trials_ends_at_the_volume_of_everything(found: Findings) -> None:
+    curve = findings.progress(found)
+    assert curve == sorted(curve)
+    corner = findings.reference(found)
+    assert corner is not None
+    rows = losses(found.objectives, [e.search for e in (*found.parents, *found.trials)])
+    assert curve[-1] == pytest.approx(hypervolume(rows, corner))
+    assert all(v.together >= v.parents for v in findings.volumes(found))
+
+
+def test_undominated_is_what_nothing_dominates(found: Findings) -> None:
+    entries = [*found.front, *found.parents]
+    points = [[e.report[o.name].value for o in found.objectives] for e in entries if e.report]
+    for entry, point in zip(found.front, points, strict=False):
+        beaten = any(np.all(np.array(q) >= point) and q != point for q in points)
+        assert (entry.name in findings.undominated(found)) is not beaten
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.1))
+def test_heights_are_moved_apart(heights: list[float], gap: float) -> None:
+    moved = apart(sorted(heights), gap)
+    assert max(moved) <= 1
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(moved))
+    spaced = [i / 10 for i in range(5)]
+    assert apart(spaced, 0.05) == spaced
+
+
+@given(st.lists(st.tuples(st.floats(0, 900), st.floats(0, 400)), min_size=1, max_size=6))
+def test_labels_never_leave_the_panel_or_share_a_place(marks: list[tuple[float, float]]) -> None:
+    names = ["name"] * len(marks)
+    positions = place(names, marks, [], (900, 400))
+    for (x, y), position in zip(marks, positions, strict=True):
+        assert position is None or not (y < 10 and position.startswith("top"))
+        assert position is None or not (x < 20 and position.endswith("left"))
+    placed = [(m, p) for m, p in zip(marks, positions, strict=True) if p]
+    assert len(placed) == len(set(placed))
+
+
+def test_a_note_cannot_be_broken_out_of() -> None:
+    objective = Objective("a|b <i>", "minimize", ())
+    recipe = "base_model: '```'\nmodels: ['````']\n"
+    note = trial_note(recipe, {objective.name: Estimate(0.5, 0.01)}, (objective,))
+    assert "a\\|b \\<i\\>: **0.500" in note
+    assert "lower is better" in note
+    *_, opening = [line for line in note.splitlines() if line.endswith("yaml")]
+    fence = opening.removesuffix("yaml")
+    assert note.endswith(f"{recipe}{fence}")
+    assert fence not in recipe
