@@ -16,7 +16,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 18  # elements; the working set of a chunk stays in the cache
+CHUNK = 1 << 16  # elements; the working set of a chunk stays in the cache
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,35 @@ def mask_key(seed: int, model: str, tensor: str) -> int:
 def coin(key: int, start: int, n: int, device: torch.device) -> Tensor:
     """Hashes of elements start .. start+n-1, uniform on [0, 2^32): (n,) int64.
 
-    A counter-based hash (two rounds of a 32-bit finalizer keyed by both halves of `key`), so the
+    A counter-based hash: a 32-bit finalizer over the index, keyed before and in its middle, so the
     value depends on nothing but key and index: not on device, chunk or order.
     """
     edge = ((start >> 32) + 1) << 32
     if start + n > edge:
-        return torch.cat(
-            [coin(key, start, edge - start, device), coin(key, edge, start + n - edge, device)]
-        )
-    low, high = key & 0xFFFFFFFF, (key >> 32) ^ ((start >> 32) * 0x9E3779B9 & 0xFFFFFFFF)
-    x = torch.arange(start & 0xFFFFFFFF, (start & 0xFFFFFFFF) + n, device=device)
-    for half in (low, high):
-        x ^= half
-        x ^= x >> 16
-        x.mul_(0x7FEB352D).bitwise_and_(0xFFFFFFFF)
-        x ^= x >> 15
-        x.mul_(0x846CA68B).bitwise_and_(0xFFFFFFFF)
-        x ^= x >> 16
+        parts = [coin(key, start, edge - start, device), coin(key, edge, start + n - edge, device)]
+        return torch.cat(parts)
+    out = torch.empty(n, dtype=torch.int32, device=device)
+    return _hash(key, start, out, torch.empty_like(out)).long() & 0xFFFFFFFF
+
+
+def _hash(key: int, start: int, x: Tensor, spare: Tensor) -> Tensor:
+    """Overwrite x (n,) int32 with hashes (bit patterns); the chunk lies within one 2^32 block."""
+    torch.arange(len(x), out=x)
+    x.add_(_signed(start)).bitwise_xor_(_signed(key ^ (start >> 32) * 0x9E3779B9))
+    for shift, factor, high in ((16, 0x7FEB352D, key >> 32), (15, 0x846CA68B, 0), (16, 1, 0)):
+        torch.bitwise_right_shift(x, shift, out=spare)
+        x.bitwise_xor_(spare.bitwise_and_((1 << (32 - shift)) - 1))  # a logical shift
+        if factor != 1:
+            x.mul_(_signed(factor))
+        if high:
+            x.add_(_signed(high))
     return x
+
+
+def _signed(bits: int) -> int:
+    """The int32 with the lowest 32 bits of a whole number."""
+    bits &= 0xFFFFFFFF
+    return bits - (1 << 32) if bits >> 31 else bits
 
 
 def keep_mask(keep: Keep, delta: Tensor, start: int) -> Tensor:
@@ -101,6 +112,22 @@ def keep_mask(keep: Keep, delta: Tensor, start: int) -> Tensor:
     if ties > 0:
         mask[:ties] |= size[:ties] == keep.threshold
     return mask
+
+
+class Scratch:
+    """Buffers of one chunk, reused from chunk to chunk: allocating costs more than computing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._buffers: dict[str, Tensor] = {}
+
+    def get(self, name: str, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """An uninitialized (n,) buffer; the same memory for the same name."""
+        known = self._buffers.get(name)
+        if known is None or len(known) < n:
+            size = max(n, CHUNK)
+            known = self._buffers[name] = torch.empty(size, dtype=dtype, device=self._device)
+        return known[:n]
 
 
 def stream(
@@ -119,44 +146,102 @@ def stream(
         A scalar tensor that is finite if and only if everything written is.
     """
     columns = out.shape[-1] if out.dim() else 1
-    rows = max(1, CHUNK // max(columns, 1))
-    views = [t.reshape(-1, columns) for t in (out, base)]
-    deltas = [experts[t.model].reshape(-1, columns) for t in mix.terms]
-    f = factor if factor is None or factor.dim() < 2 else factor.expand(views[0].shape[0], -1)
+    n, step = out.numel(), max(1, CHUNK // max(columns, 1)) * columns
+    target, x0s = out.view(-1), base.reshape(-1)
+    sources = [experts[t.model].reshape(-1) for t in mix.terms]
+    if factor is not None and factor.dim() == 2:
+        factor = factor.expand(n // columns, -1)
+    scratch = _scratch(out.device)
     check = torch.zeros((), dtype=torch.float32, device=out.device)
-    for r in range(0, views[0].shape[0], rows):
-        x0 = views[1][r : r + rows].to(torch.float32, copy=True)
-        chunk = [d[r : r + rows].float().sub(x0) for d in deltas]
-        update = _update(chunk, mix, r * columns) if chunk else torch.zeros_like(x0)
+    for at in range(0, n, step):
+        x0 = scratch.get("x0", min(step, n - at)).copy_(x0s[at : at + step])
+        chunk = []
+        for i, source in enumerate(sources):
+            d = scratch.get(f"d{i}", len(x0)).copy_(source[at : at + step])
+            chunk.append(d.sub_(x0))
+        update = _update(chunk, mix, at, scratch) if chunk else scratch.get("sum", len(x0)).zero_()
         if mix.base != 1.0:
             update.add_(x0, alpha=mix.base - 1.0)
-        if f is not None:
-            update.mul_(f if f.dim() < 2 else f[r : r + rows])
-        written = x0.add_(update).to(out.dtype)
+        if factor is not None:
+            rows = slice(at // columns, (at + step) // columns)
+            update.view(-1, columns).mul_(factor if factor.dim() < 2 else factor[rows])
+        written = target[at : at + step]
+        written.copy_(x0.add_(update))
         check += written.sum(dtype=torch.float32)
-        views[0][r : r + rows] = written
     return check
 
 
-def _update(deltas: Sequence[Tensor], mix: Mix, start: int) -> Tensor:
+def _update(deltas: Sequence[Tensor], mix: Mix, start: int, scratch: Scratch) -> Tensor:
     """D of one chunk, the base's own share aside; overwrites the deltas."""
     for term, d in zip(mix.terms, deltas, strict=True):
         if term.keep is not None:
-            d.mul_(keep_mask(term.keep, d.view(-1), start).view_as(d))
-        d.mul_(term.weight * term.rescale)
-    total = deltas[0].clone()
+            _mask(term.keep, d, start, scratch)
+        if mix.vote:
+            d.mul_(term.weight * term.rescale)
+    total = scratch.get("sum", len(deltas[0]))
+    if not mix.vote:
+        torch.mul(deltas[0], mix.terms[0].weight * mix.terms[0].rescale, out=total)
+        for term, d in zip(mix.terms[1:], deltas[1:], strict=True):
+            total.add_(d, alpha=term.weight * term.rescale)
+        return total.mul_(mix.scale) if mix.scale != 1.0 else total
+    total.copy_(deltas[0])
     for d in deltas[1:]:
         total.add_(d)
-    if not mix.vote:
-        return total.mul_(mix.scale)
     positive = total >= 0  # an exact tie elects +
-    total.zero_()
-    weights = torch.zeros_like(total)
+    return _agreeing(deltas, mix, positive, scratch).mul_(mix.scale)
+
+
+def _agreeing(deltas: Sequence[Tensor], mix: Mix, positive: Tensor, scratch: Scratch) -> Tensor:
+    """Sum (or disjoint mean) of the entries with the elected sign; overwrites the deltas."""
+    n = len(positive)
+    above, below, part = (scratch.get(b, n) for b in ("above", "below", "part"))
+    for buffer in (above, below):
+        buffer.zero_()
+    for d in deltas:
+        above.add_(torch.clamp(d, min=0, out=part))
+        below.add_(torch.clamp(d, max=0, out=part))
+    total = torch.where(positive, above, below, out=scratch.get("sum", n))
+    if not mix.mean:
+        return total
+    # weights of the positive entries and of the negative ones, from their sum and difference
+    signed, plain = above.zero_(), below.zero_()
     for term, d in zip(mix.terms, deltas, strict=True):
-        agrees = torch.where(positive, d > 0, d < 0)
-        total.add_(d.mul_(agrees))
-        if mix.mean:
-            weights.add_(agrees, alpha=term.weight)
-    if mix.mean:
-        total.div_(weights.masked_fill_(weights == 0, 1.0))
-    return total.mul_(mix.scale)
+        sign = torch.sign(d, out=part)
+        signed.add_(sign, alpha=term.weight)
+        plain.addcmul_(sign, sign, value=term.weight)
+    torch.sub(plain, signed, out=part)
+    signed.add_(plain)
+    weights = torch.where(positive, signed, part, out=plain).mul_(0.5)
+    return total.div_(weights.masked_fill_(weights == 0, 1.0))
+
+
+def _mask(keep: Keep, d: Tensor, start: int, scratch: Scratch) -> None:
+    """Zero what is not kept, in place."""
+    n = len(d)
+    if isinstance(keep, Coin):
+        x = scratch.get("hash", n, torch.int32)
+        if (start >> 32) != ((start + n - 1) >> 32):
+            d.masked_fill_(~keep_mask(keep, d, start), 0.0)
+            return
+        _hash(keep.key, start, x, scratch.get("spare", n, torch.int32))
+        x.bitwise_xor_(_signed(1 << 31))  # unsigned order as signed order
+        d.masked_fill_(x >= keep.below - (1 << 31), 0.0)
+        return
+    ties = min(keep.last + 1 - start, n)
+    if ties > 0:
+        equal = torch.nonzero(d[:ties].abs() == keep.threshold).flatten()
+        values = d[equal]
+        torch.hardshrink(d, keep.threshold, out=d)
+        d[equal] = values
+    else:
+        torch.hardshrink(d, keep.threshold, out=d)
+
+
+_SCRATCH: dict[torch.device, Scratch] = {}
+
+
+def _scratch(device: torch.device) -> Scratch:
+    """The buffers of a device; a process streams one tensor at a time."""
+    if device not in _SCRATCH:
+        _SCRATCH[device] = Scratch(device)
+    return _SCRATCH[device]
