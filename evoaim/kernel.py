@@ -9,14 +9,18 @@ Per element, with base x0, expert deltas d_i = x_i - x0 and everything in float3
     y   = x0 + f * D                        f: AIM factor, per input channel
 """
 
+import math
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 16  # elements; the working set of a chunk stays in the cache
+CHUNK = 1 << 15  # elements; the working set of a chunk stays in the cache
 
 
 @dataclass(frozen=True)
@@ -146,26 +150,51 @@ def stream(
         A scalar tensor that is finite if and only if everything written is.
     """
     columns = out.shape[-1] if out.dim() else 1
-    n, step = out.numel(), max(1, CHUNK // max(columns, 1)) * columns
-    target, x0s = out.view(-1), base.reshape(-1)
-    sources = [experts[t.model].reshape(-1) for t in mix.terms]
+    step = max(1, CHUNK // max(columns, 1)) * columns
     if factor is not None and factor.dim() == 2:
-        factor = factor.expand(n // columns, -1)
-    scratch = _scratch(out.device)
-    check = torch.zeros((), dtype=torch.float32, device=out.device)
-    for at in range(0, n, step):
-        x0 = scratch.get("x0", min(step, n - at)).copy_(x0s[at : at + step])
-        chunk = []
-        for i, source in enumerate(sources):
-            d = scratch.get(f"d{i}", len(x0)).copy_(source[at : at + step])
-            chunk.append(d.sub_(x0))
-        update = _update(chunk, mix, at, scratch) if chunk else scratch.get("sum", len(x0)).zero_()
+        factor = factor.expand(out.numel() // columns, -1)
+    sources = [experts[t.model].reshape(-1) for t in mix.terms]
+    tensor = _Flat(out.view(-1), base.reshape(-1), sources, factor, columns)
+    if out.device.type != "cpu" or out.numel() <= step:
+        return _chunks(tensor, mix, range(0, out.numel(), step))
+    # Chunks below torch's own threshold for threads, spread over threads of ours: no barriers.
+    starts = range(0, out.numel(), step)
+    each = math.ceil(len(starts) / torch.get_num_threads())
+    parts = [starts[i : i + each] for i in range(0, len(starts), each)]
+    return torch.stack(list(_pool().map(partial(_chunks, tensor, mix), parts))).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class _Flat:
+    """One tensor's destination and sources, each (n,), and the factor per column or element row."""
+
+    out: Tensor
+    base: Tensor
+    experts: Sequence[Tensor]
+    factor: Tensor | None  # (columns,) or (rows, columns)
+    columns: int
+
+
+def _chunks(tensor: _Flat, mix: Mix, starts: range) -> Tensor:
+    """Write the chunks that begin at `starts`; finite if and only if everything written is."""
+    scratch = _scratch(tensor.out.device)
+    check = torch.zeros((), dtype=torch.float32, device=tensor.out.device)
+    columns, factor = tensor.columns, tensor.factor
+    for at in starts:
+        written = tensor.out[at : at + starts.step]
+        x0 = scratch.get("x0", len(written)).copy_(tensor.base[at : at + starts.step])
+        deltas = []
+        for i, expert in enumerate(tensor.experts):
+            d = scratch.get(f"d{i}", len(x0)).copy_(expert[at : at + starts.step])
+            deltas.append(d.sub_(x0))
+        update = (
+            _update(deltas, mix, at, scratch) if deltas else scratch.get("sum", len(x0)).zero_()
+        )
         if mix.base != 1.0:
             update.add_(x0, alpha=mix.base - 1.0)
         if factor is not None:
-            rows = slice(at // columns, (at + step) // columns)
+            rows = slice(at // columns, (at + starts.step) // columns)
             update.view(-1, columns).mul_(factor if factor.dim() < 2 else factor[rows])
-        written = target[at : at + step]
         written.copy_(x0.add_(update))
         check += written.sum(dtype=torch.float32)
     return check
@@ -237,11 +266,17 @@ def _mask(keep: Keep, d: Tensor, start: int, scratch: Scratch) -> None:
         torch.hardshrink(d, keep.threshold, out=d)
 
 
-_SCRATCH: dict[torch.device, Scratch] = {}
+_LOCAL = threading.local()
 
 
 def _scratch(device: torch.device) -> Scratch:
-    """The buffers of a device; a process streams one tensor at a time."""
-    if device not in _SCRATCH:
-        _SCRATCH[device] = Scratch(device)
-    return _SCRATCH[device]
+    """This thread's buffers on a device."""
+    known: dict[torch.device, Scratch] = _LOCAL.__dict__.setdefault("scratch", {})
+    if device not in known:
+        known[device] = Scratch(device)
+    return known[device]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(torch.get_num_threads(), "evoaim-kernel")

@@ -11,9 +11,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from evoaim.kernel import CHUNK, Coin, Keep, Largest, coin, keep_mask, mask_key
+from evoaim.kernel import Coin, Keep, Largest, coin, keep_mask, mask_key
 
 GRID = 1000
+CHUNK = 1 << 18  # elements of one step of a histogram or inner product
 T = TypeVar("T")
 
 
