@@ -170,6 +170,8 @@ class _Loop:
     def _evaluate(self, number: int, genome: Genome) -> Trial:
         begin = time.perf_counter()
         recipe = self.evaluator.space.decode(genome)
+        text = _stored(self.run_dir, recipe).to_yaml()
+        write_text(self.run_dir.recipe(number), text)
         try:
             scores = self.evaluator.score(recipe, "search")
             estimates = self.evaluator.estimate(scores)
@@ -182,8 +184,6 @@ class _Loop:
             return Trial(number, genome, "failed", {}, seconds, str(error))
         seconds = time.perf_counter() - begin
         write_scores(self.run_dir.responses(f"trial_{number}", "search"), scores)
-        text = _stored(self.run_dir, recipe).to_yaml()
-        write_text(self.run_dir.recipe(number), text)
         self.ledger.note(number, trial_note(text, estimates, self.ledger.objectives))
         self.ledger.finish(number, estimates, seconds)
         return Trial(number, genome, "done", estimates, seconds)
