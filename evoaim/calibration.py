@@ -70,8 +70,14 @@ def importance_of(base: Checkpoint, live: nn.Module, blocks: Sequence[Tensor]) -
     The cache (`$EVOAIM_CACHE`, else `~/.cache/evoaim`) is keyed by the content of weights and text.
 
     Raises:
-        ConfigError: no tokens.
+        ConfigError: no tokens, or blocks longer than the base's context.
     """
+    context = getattr(live.config, "max_position_embeddings", None)
+    longest = max((block.shape[1] for block in blocks), default=0)
+    if context is not None and longest > context:
+        raise ConfigError(
+            f"calibration.block_size: the base has {context} positions, got blocks of {longest}"
+        )
     digest = sha256(f"{base.content_hash} {next(live.parameters()).dtype}".encode())
     for block in blocks:
         digest.update(str(tuple(block.shape)).encode() + block.numpy().tobytes())

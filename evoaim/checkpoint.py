@@ -88,6 +88,14 @@ class Checkpoint:
         tensor: torch.Tensor = self._handles[file].get_tensor(key)
         return tensor
 
+    def file(self, name: str) -> Path | None:
+        """A file beside the weights, None if there is none.
+
+        Raises:
+            ConfigError: it is a link out of the folder.
+        """
+        return _inside(self.folder, name, self.name) if (self.folder / name).is_file() else None
+
     @cached_property
     def _handles(self) -> dict[Path, Any]:
         return {}
@@ -264,7 +272,7 @@ def _shards(folder: Path, name: str) -> dict[str, Path]:
 
 
 def _inside(folder: Path, file: str, name: str) -> Path:
-    """The shard's path, if it is a plain file of the folder (or of the hub cache behind it)."""
+    """The file's path, if it is a plain file of the folder (or of the hub cache behind it)."""
     if Path(file).name != file or file in ("", ".", "..") or "\0" in file:
         raise ConfigError(f"model '{name}': the index points outside the folder: '{file}'; refused")
     path = folder / file

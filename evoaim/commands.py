@@ -1,6 +1,7 @@
 """What the commands do, between the command line and the library; the only place that prints."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,8 @@ def evaluate_command(model: str, path: Path, split: Split, overrides: Sequence[s
             evaluator = evaluator.calibrated()
     else:
         known = {"base": experiment.models.base, **experiment.models.experts}
-        name = known.get(model, model)
+        paths = {os.path.normpath(path): path for path in known.values()}
+        name = known.get(model) or paths.get(os.path.normpath(model)) or model
         if name not in known.values():
             data = experiment.to_dict()
             data["models"]["experts"] = {"evaluated": name}

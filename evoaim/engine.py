@@ -120,9 +120,21 @@ class MergeEngine:
         if path is None:
             return self.importance
         if path not in self._files:
-            device = next(self.live.parameters()).device
-            self._files[path] = Importance.load(path).to(device)
+            loaded = Importance.load(path)
+            self._fits(loaded, path)
+            self._files[path] = loaded.to(next(self.live.parameters()).device)
         return self._files[path]
+
+    def _fits(self, importance: Importance, path: str) -> None:
+        shapes = {n: p.shape for n, p in self.live.named_parameters(remove_duplicate=False)}
+        for name, channel in importance.channels.items():
+            axis = self.axes.get(name, -1)
+            if name not in shapes or len(channel) != shapes[name][axis]:
+                raise ConfigError(
+                    f"importance '{path}': was measured on another model ('{name}' with "
+                    f"{len(channel)} channels is no weight of '{self.base.name}'); run "
+                    f"`evoaim calibrate {self.base.name}`"
+                )
 
     def merge_into(self, out: Tensor, name: str, planner: Planner) -> Tensor:
         """Write one merged parameter, by its live name; the result is finite iff all of it is."""

@@ -11,6 +11,7 @@ from evoaim import calibration
 from evoaim.config import Experiment
 from evoaim.engine import MergeEngine
 from evoaim.errors import CandidateError
+from evoaim.importance import Importance
 from evoaim.live import load_tokenizer
 from evoaim.methods import facts
 from fitness.errors import ScoringError
@@ -72,14 +73,20 @@ class Evaluator:
         panels = _panels(experiment, harness, objectives)
         return cls(experiment, space, engine, harness, objectives, panels, tuple(blocks))
 
-    def calibrated(self) -> "Evaluator":
-        """The same with the base's importance measured (or found in the cache).
+    def calibrated(self, measured: Path | None = None) -> "Evaluator":
+        """The same with the base's importance: from a file, the cache, or measured now.
 
         To be called while the live model still holds the base's weights.
+
+        Args:
+            measured: where the importance of this run was saved when it began, if it was.
         """
         if not self.blocks:
             return self
-        importance = calibration.importance_of(self.engine.base, self.engine.live, self.blocks)
+        if measured is not None and measured.exists():
+            importance = Importance.load(measured)
+        else:
+            importance = calibration.importance_of(self.engine.base, self.engine.live, self.blocks)
         device = next(self.engine.live.parameters()).device
         return replace(self, engine=replace(self.engine, importance=importance.to(device)))
 

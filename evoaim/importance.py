@@ -6,7 +6,7 @@ x is the module's input; importance I = s / max_j s, in [0, 1].
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -67,6 +67,8 @@ class Importance:
             save_file(tensors, temporary, metadata={"format": FORMAT, **self.origin})
             temporary.replace(path)
         except (SafetensorError, OSError) as error:
+            with suppress(OSError):
+                temporary.unlink()
             raise ConfigError(f"importance '{path}': cannot be written ({error})") from None
 
     @classmethod
@@ -88,6 +90,9 @@ class Importance:
             raise ConfigError(f"importance '{path}': cannot be read ({error})") from None
         if origin.pop("format", None) != FORMAT:
             raise ConfigError(f"importance '{path}': was not written by `evoaim calibrate`")
+        for name, channel in channels.items():
+            if not ((channel >= 0) & (channel <= 1)).all():
+                raise ConfigError(f"importance '{path}': '{name}' has values outside [0, 1]")
         return cls(channels, origin)
 
 

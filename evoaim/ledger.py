@@ -1,5 +1,6 @@
 """The only memory of a search: one Optuna study, one trial a candidate, one writer."""
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -191,9 +192,12 @@ def sqlite_url(path: Path) -> str:
 def _storage(url: str) -> Any:
     """An Optuna storage: `journal:///path` is a journal file, everything else a database URL.
 
+    `$NAME` and `${NAME}` stand for environment variables, so that no password lies in a file.
+
     SQLite writes ahead and syncs at checkpoints, so that a commit does not wait for the disk: a
     killed process loses nothing, a power cut at most the last trials, which are evaluated again.
     """
+    url = os.path.expandvars(url)
     if url.startswith("journal:///"):
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend

@@ -62,7 +62,9 @@ def load_live(model: str | Checkpoint, dtype: torch.dtype, device: torch.device)
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
-    wrong = (ValueError, TypeError, LookupError, RuntimeError, OSError, ImportError)
+    # whatever a stranger's config makes transformers raise
+    wrong: tuple[type[Exception], ...] = (ValueError, TypeError, LookupError, RuntimeError)
+    wrong += (OSError, ImportError, ArithmeticError, AttributeError)
     checkpoint = Checkpoint.open(model) if isinstance(model, str) else model
     try:
         with quiet():

@@ -111,12 +111,17 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run directory: one search writes it at a time.
+        """Create and hold the run directory: one search writes it at a time.
 
         Raises:
-            ConfigError: another process holds it.
+            ConfigError: it cannot be written, or another process holds it.
         """
-        with (self.path / ".lock").open("w") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(f"run directory '{self.path}': cannot be written ({error})") from None
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

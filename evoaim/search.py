@@ -83,10 +83,11 @@ def run_search(
     proposer = module.build(
         evaluator.space.genes, len(evaluator.objectives), params, experiment.seed, seeds
     )
-    run.open(experiment.to_dict())
     with run.locked():
+        run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
+        run.open(experiment.to_dict())
         progress.stage("measuring importance")
-        evaluator = evaluator.calibrated()
+        evaluator = evaluator.calibrated(run.importance)
         check_manifest(run, evaluator)
         if evaluator.engine.importance is not None and not run.importance.exists():
             evaluator.engine.importance.save(run.importance)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from evoaim.live import quiet
 
@@ -50,6 +51,10 @@ def make_model(folder: Path, seed: int, like: Path | None = None, **config: obje
         model.save_pretrained(folder)
     make_tokenizer(folder, 64)
     return folder
+
+
+settings.register_profile("evoaim", deadline=None)  # machines are shared
+settings.load_profile("evoaim")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Run as a script by test_kill.py: searches in forked processes that are killed at random moments.
 
 Usage: kill_runner.py EXPERIMENT.json FOLDER KILLS. Forks before any torch operation has run, so
-that one start of the libraries serves all processes. Prints one JSON line: trials whole and resumed.
+that one start of the libraries serves all processes. Prints the trials, whole and resumed, as JSON.
 """
 
 import json

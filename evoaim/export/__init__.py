@@ -69,8 +69,8 @@ def export_model(engine: MergeEngine, exported: Exported, out: Path, dtype: str)
         _weights(engine, exported.recipe, temporary, DTYPES[dtype])
         _config(engine.base, temporary, dtype)
         for name in _COPIED:
-            if (engine.base.folder / name).is_file():
-                shutil.copyfile(engine.base.folder / name, temporary / name)
+            if (donor := engine.base.file(name)) is not None:
+                shutil.copyfile(donor, temporary / name)
         _texts(engine, exported, temporary, dtype)
         umask = os.umask(0)
         os.umask(umask)
