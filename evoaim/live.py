@@ -64,7 +64,7 @@ def load_live(model: str | Checkpoint, dtype: torch.dtype, device: torch.device)
 
     # whatever a stranger's config makes transformers raise
     wrong: tuple[type[Exception], ...] = (ValueError, TypeError, LookupError, RuntimeError)
-    wrong += (OSError, ImportError, ArithmeticError, AttributeError)
+    wrong += (OSError, ImportError, ArithmeticError, AttributeError, StrictDataclassError)
     checkpoint = Checkpoint.open(model) if isinstance(model, str) else model
     try:
         with quiet():
@@ -75,7 +75,7 @@ def load_live(model: str | Checkpoint, dtype: torch.dtype, device: torch.device)
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # reported by parameter_names, with the shape
             )
-    except (*wrong, StrictDataclassError) as error:
+    except wrong as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"model '{checkpoint.name}': transformers cannot load it as a causal LM ({reason})"
