@@ -30,6 +30,8 @@ def run_search_command(path: Path, run_dir: Path | None, overrides: Sequence[str
     """`evoaim search`."""
     from evoaim.progress import TerminalProgress
     from evoaim.report import write_report
+    from evoaim.report.findings import find
+    from evoaim.report.verdict import verdict
     from evoaim.search import run_search
 
     experiment = Experiment.from_yaml(path, overrides)
@@ -43,6 +45,7 @@ def run_search_command(path: Path, run_dir: Path | None, overrides: Sequence[str
         raise
     report = write_report(RunDir(folder))
     _print_front(results, results.front)
+    OUT.print(f"\n{verdict(find(results))}", markup=False)
     OUT.print(
         f"\nreport     {report}\ndashboard  evoaim dashboard {folder}\n"
         f"export     evoaim export {folder} --trial N OUT",
