@@ -89,7 +89,7 @@ class MergeEngine:
         """
         planner = self.planner(recipe)
         check = torch.zeros((), device=next(self.live.parameters()).device)
-        with torch.inference_mode():
+        with torch.no_grad():
             for name, parameter in self.live.named_parameters(remove_duplicate=True):
                 check += self.merge_into(parameter.data, name, planner)
         if not torch.isfinite(check):

@@ -129,8 +129,9 @@ class Scratch:
         """An uninitialized (n,) buffer; the same memory for the same name."""
         known = self._buffers.get(name)
         if known is None or len(known) < n:
-            size = max(n, CHUNK)
-            known = self._buffers[name] = torch.empty(size, dtype=dtype, device=self._device)
+            with torch.inference_mode(False):  # usable in any later mode
+                known = torch.empty(max(n, CHUNK), dtype=dtype, device=self._device)
+            self._buffers[name] = known
         return known[:n]
 
 

@@ -301,3 +301,11 @@ def test_factor_applies_to_the_update_only(axis: int) -> None:
 def test_largest_of_density_zero_keeps_nothing() -> None:
     statistics = TensorStatistics("t", "base", tensors((7,), 0).__getitem__)
     assert statistics.largest("a", 0.0) == Largest(float("inf"), -1)
+
+
+def test_inference_mode_leaves_nothing_behind() -> None:
+    x = tensors((33, 17), seed=9)
+    p = inputs("ties", 0.5)
+    with torch.inference_mode():
+        inside = merge("ties", x, p)
+    assert torch.equal(merge("ties", x, p), inside)

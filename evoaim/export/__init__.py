@@ -110,7 +110,7 @@ def _weights(engine: MergeEngine, recipe: Recipe, folder: Path, dtype: torch.dty
         for key in keys:
             if key in live:
                 out = torch.empty(engine.base.shapes[key], dtype=dtype, device=device)
-                with torch.inference_mode():
+                with torch.no_grad():
                     if not torch.isfinite(engine.merge_into(out, live[key], planner)):
                         raise CandidateError(f"the merged weights of '{key}' are not finite")
             else:  # a buffer: not a parameter, so nothing to merge
