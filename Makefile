@@ -30,7 +30,7 @@ quickstart: zoo  ## search the demo zoo: a front of merges, a report, a study
 	$(BIN)/evoaim search experiments/quickstart.yaml --run-dir runs/quickstart
 
 test: $(VENV)/.test zoo  ## all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -64,6 +64,20 @@ def token_blocks(tokenizer: Any, texts: Sequence[str], block_size: int) -> list[
     return [blocks[i : i + n] for i in range(0, len(blocks), n)]
 
 
+def check_context(live: nn.Module, blocks: Sequence[Tensor]) -> None:
+    """Refuse blocks that are longer than the base's context.
+
+    Raises:
+        ConfigError: they are.
+    """
+    context = getattr(live.config, "max_position_embeddings", None)
+    longest = max((block.shape[1] for block in blocks), default=0)
+    if context is not None and longest > context:
+        raise ConfigError(
+            f"calibration.block_size: the base has {context} positions, got blocks of {longest}"
+        )
+
+
 def importance_of(base: Checkpoint, live: nn.Module, blocks: Sequence[Tensor]) -> Importance:
     """The base's importance on these blocks, from the cache if it was measured before.
 
@@ -72,12 +86,7 @@ def importance_of(base: Checkpoint, live: nn.Module, blocks: Sequence[Tensor]) -
     Raises:
         ConfigError: no tokens, or blocks longer than the base's context.
     """
-    context = getattr(live.config, "max_position_embeddings", None)
-    longest = max((block.shape[1] for block in blocks), default=0)
-    if context is not None and longest > context:
-        raise ConfigError(
-            f"calibration.block_size: the base has {context} positions, got blocks of {longest}"
-        )
+    check_context(live, blocks)
     digest = sha256(f"{base.content_hash} {next(live.parameters()).dtype}".encode())
     for block in blocks:
         digest.update(str(tuple(block.shape)).encode() + block.numpy().tobytes())

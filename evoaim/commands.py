@@ -4,10 +4,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evoaim.config import Experiment
@@ -15,6 +17,7 @@ from evoaim.engine import MergeEngine
 from evoaim.errors import ConfigError
 from evoaim.export import Exported, check_target, export_model
 from evoaim.front import knee, weighted
+from evoaim.importance import Importance
 from evoaim.live import DTYPES, load_live, load_tokenizer, pick_device
 from evoaim.plan import notes
 from evoaim.results import Entry, Results, front_of, losses
@@ -55,7 +58,7 @@ def run_search_command(path: Path, run_dir: Path | None, overrides: Sequence[str
 
 def merge_command(path: Path, out: Path, device: str, dtype: str | None) -> None:
     """`evoaim merge`."""
-    recipe = _located(Recipe.from_yaml(path), path.parent)
+    recipe = Recipe.from_yaml(path)
     check_target(out)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: one of {', '.join(DTYPES)} expected")
@@ -64,6 +67,7 @@ def merge_command(path: Path, out: Path, device: str, dtype: str | None) -> None
     engine = engine_for(recipe, device)
     engine.importance_of(recipe)
     stored = dtype or recipe.out_dtype or recipe.dtype or engine.base.dtype
+    stored = stored if stored in DTYPES else "float32"
     export_model(engine, Exported(recipe, {}), out, stored)
     OUT.print(str(out), markup=False)
 
@@ -88,10 +92,13 @@ def calibrate_command(
     from evoaim.calibration import importance_of, read_texts, token_blocks
     from evoaim.checkpoint import Checkpoint
 
+    if out.exists():
+        Importance.load(out)  # refuses to overwrite anything that is no importance file
     texts = read_texts(data, size[0])
     checkpoint = Checkpoint.open(model)
     blocks = token_blocks(load_tokenizer(checkpoint), texts, size[1])
-    live = load_live(checkpoint, DTYPES[checkpoint.dtype], pick_device(device))
+    dtype = DTYPES.get(checkpoint.dtype, DTYPES["float32"])
+    live = load_live(checkpoint, dtype, pick_device(device))
     importance = importance_of(checkpoint, live, blocks)
     try:
         importance.save(out)
@@ -109,7 +116,7 @@ def evaluate_command(model: str, path: Path, split: Split, overrides: Sequence[s
 
     experiment = Experiment.from_yaml(path, overrides)
     if model.endswith((".yaml", ".yml")):
-        recipe = _located(Recipe.from_yaml(model), Path(model).parent)
+        recipe = Recipe.from_yaml(model)
         evaluator = Evaluator.of(experiment)
         if recipe.aim is not None and recipe.aim.importance is None:
             evaluator = evaluator.calibrated()
@@ -124,11 +131,15 @@ def evaluate_command(model: str, path: Path, split: Split, overrides: Sequence[s
         evaluator = Evaluator.of(experiment)
         recipe = Recipe("linear", (Source(name, {"weight": 1.0}),))
     scores = evaluator.score(recipe, split)
-    table = Table("objective", "value", "stderr", "documents", title=f"{model} ({split} documents)")
+    table = Table(
+        "objective", "value", "stderr", "documents", title=f"{escape(model)} ({split} documents)"
+    )
     for objective in evaluator.objectives:
         estimate = evaluator.estimate(scores)[objective.name]
         n = sum(len(scores[m.key].documents) for m in objective.metrics)
-        table.add_row(objective.name, f"{estimate.value:.4f}", f"{estimate.stderr:.4f}", str(n))
+        table.add_row(
+            escape(objective.name), f"{estimate.value:.4f}", f"{estimate.stderr:.4f}", str(n)
+        )
     OUT.print(table)
 
 
@@ -168,6 +179,8 @@ def export_command(run_dir: Path, number: int, out: Path, device: str) -> None:
     results.trial(number)
     check_target(out)
     recipe = Recipe.from_yaml(run.recipe(number))
+    if recipe.aim is not None:
+        recipe = replace(recipe, aim=replace(recipe.aim, importance=str(run.importance)))
     engine = engine_for(recipe, device)
     scores: Mapping[str, Any] = {}
     for entry in results.front:
@@ -202,17 +215,6 @@ def zoo_command(folder: Path) -> None:
     OUT.print(f"{folder}: built", markup=False)
 
 
-def _located(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with its importance file looked for here, then beside the recipe."""
-    from dataclasses import replace
-
-    aim = recipe.aim
-    if aim is None or aim.importance is None or Path(aim.importance).is_file():
-        return recipe
-    beside = folder / aim.importance
-    return replace(recipe, aim=replace(aim, importance=str(beside))) if beside.is_file() else recipe
-
-
 def _unscored(results: Results) -> list[Entry]:
     """The front by search estimates, for a run that has not finished."""
     return [
@@ -222,8 +224,8 @@ def _unscored(results: Results) -> list[Entry]:
 
 
 def _picked(results: Results, entries: Sequence[Entry], pick: str) -> int:
-    """Index of the compromise, by report scores where there are any."""
-    points = losses(results.objectives, [e.report or e.search for e in entries])
+    """Index of the compromise by search estimates: the report documents choose nothing."""
+    points = losses(results.objectives, [e.search for e in entries])
     if pick == "knee":
         return knee(points)
     try:
@@ -235,11 +237,11 @@ def _picked(results: Results, entries: Sequence[Entry], pick: str) -> int:
 
 
 def _print_front(results: Results, entries: Sequence[Entry]) -> None:
-    table = Table(title=f"{results.experiment['name']}: {len(entries)} on the front")
+    table = Table(title=f"{escape(str(results.experiment['name']))}: {len(entries)} on the front")
     table.add_column("")
     for o in results.objectives:
         arrow = "up" if o.goal == "maximize" else "down"
-        table.add_column(f"{o.name} ({arrow})\nsearch", justify="right")
+        table.add_column(f"{escape(o.name)} ({arrow})\nsearch", justify="right")
         table.add_column("\nreport", justify="right")
     for entry in entries:
         table.add_row(entry.name, *_cells(results, entry))

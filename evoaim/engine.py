@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from evoaim.checkpoint import Checkpoint, check_compatible
+from evoaim.checkpoint import Checkpoint
+from evoaim.compatibility import check_compatible
 from evoaim.errors import CandidateError, ConfigError
 from evoaim.importance import Importance
 from evoaim.kernel import Mix, stream
 from evoaim.live import DTYPES, input_axes, load_live, parameter_names, pick_device
-from evoaim.plan import Planner, plan
+from evoaim.plan import BASE, Planner, plan
 from evoaim.statistics import TensorStatistics
 from search_spaces.anatomy import Anatomy
 from search_spaces.recipe import Recipe, scalars
@@ -98,10 +99,26 @@ class MergeEngine:
 
     def planner(self, recipe: Recipe) -> Planner:
         """The recipe, checked against the engine's models and ready to be resolved per tensor."""
-        keys = {self.base.name: "base", "base": "base", str(self.base.folder): "base"}
+        return Planner.of(recipe, self._keys(), self.anatomy)
+
+    def _keys(self) -> dict[str, str]:
+        """Every name that a recipe may use -> key of the model.
+
+        Raises:
+            ConfigError: a name stands for two models.
+        """
+        named = [(self.base.name, BASE), (str(self.base.folder), BASE)]
         for short, c in self.experts.items():
-            keys |= {c.name: short, str(c.folder): short, short: short}
-        return Planner.of(recipe, keys, self.anatomy)
+            named += [(short, short), (c.name, short), (str(c.folder), short)]
+        keys: dict[str, str] = {}
+        for name, key in named:
+            if keys.setdefault(name, key) != key:
+                raise ConfigError(
+                    f"models: '{name}' stands for two models, as a short name and as a path or as "
+                    "two spellings of one path; rename one"
+                )
+        keys.setdefault("base", BASE)
+        return keys
 
     def importance_of(self, recipe: Recipe) -> Importance | None:
         """The importance that the recipe names, else the engine's; None if AIM is off.
@@ -126,6 +143,12 @@ class MergeEngine:
         return self._files[path]
 
     def _fits(self, importance: Importance, path: str) -> None:
+        origin = importance.origin.get("base")
+        if origin is not None and origin != self.base.content_hash:
+            raise ConfigError(
+                f"importance '{path}': was measured on another base than '{self.base.name}'; run "
+                f"`evoaim calibrate {self.base.name}`"
+            )
         shapes = {n: p.shape for n, p in self.live.named_parameters(remove_duplicate=False)}
         for name, channel in importance.channels.items():
             axis = self.axes.get(name, -1)
@@ -139,7 +162,7 @@ class MergeEngine:
     def merge_into(self, out: Tensor, name: str, planner: Planner) -> Tensor:
         """Write one merged parameter, by its live name; the result is finite iff all of it is."""
         key = self.names[name]
-        x0 = self.tensor("base", key, out.device)
+        x0 = self.tensor(BASE, key, out.device)
         mix, omega, gamma = plan(planner, self.statistics(key, out.device))
         experts = {t.model: self.tensor(t.model, key, out.device) for t in mix.terms}
         importance = self.importance_of(planner.recipe)
@@ -152,18 +175,18 @@ class MergeEngine:
         """The tensor's statistics, computed at first use and kept."""
         if key not in self._statistics:
             load = lambda model: self.tensor(model, key, device)  # noqa: E731
-            self._statistics[key] = TensorStatistics(key, "base", load)
+            self._statistics[key] = TensorStatistics(key, BASE, load)
         return self._statistics[key]
 
     def tensor(self, model: str, key: str, device: torch.device) -> Tensor:
-        """A checkpoint tensor of the base ("base") or an expert (short name) on a device."""
+        """A checkpoint tensor of the base (BASE) or an expert (short name) on a device."""
         if (model, key) not in self._resident:
-            checkpoint = self.base if model == "base" else self.experts[model]
+            checkpoint = self.base if model == BASE else self.experts[model]
             self._resident[model, key] = checkpoint.tensor(key).to(device)
         return self._resident[model, key]
 
 
 def _without_base(mix: Mix) -> Mix:
     """The base's own delta is zero: it only counts in the coefficient of x0."""
-    terms = tuple(t for t in mix.terms if t.model != "base" and t.weight != 0.0)
+    terms = tuple(t for t in mix.terms if t.model != BASE and t.weight != 0.0)
     return Mix(terms, mix.base, mix.scale, mix.vote, mix.mean)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from evoaim import calibration
+from evoaim.checkpoint import Checkpoint
 from evoaim.config import Experiment
 from evoaim.engine import MergeEngine
 from evoaim.errors import CandidateError
@@ -70,6 +71,7 @@ class Evaluator:
                 experiment.calibration.data, experiment.calibration.documents
             )
             blocks = calibration.token_blocks(tokenizer, text, experiment.calibration.block_size)
+            calibration.check_context(engine.live, blocks)
         panels = _panels(experiment, harness, objectives)
         return cls(experiment, space, engine, harness, objectives, panels, tuple(blocks))
 
@@ -96,19 +98,23 @@ class Evaluator:
         named = {"base": models.base, **models.experts}
         return {n: Recipe("linear", (Source(m, {"weight": 1.0}),)) for n, m in named.items()}
 
+    def models(self) -> dict[str, Checkpoint]:
+        """Base and experts by name."""
+        return {"base": self.engine.base, **self.engine.experts}
+
     def score(self, recipe: Recipe, split: Split) -> Scores:
         """Per-document scores of a recipe on the "search" or "report" panel.
 
         Raises:
             CandidateError: non-finite weights or answers, or out of memory at batch size 1.
         """
-        with self.engine.materialize(recipe) as model:
-            try:
+        try:
+            with self.engine.materialize(recipe) as model:
                 return self.harness.score(model, self.panels[split], split)
-            except torch.OutOfMemoryError:
-                raise CandidateError("out of memory at batch size 1") from None
-            except ScoringError as error:
-                raise CandidateError(str(error)) from None
+        except torch.OutOfMemoryError:
+            raise CandidateError("out of memory (scoring was tried down to batch size 1)") from None
+        except ScoringError as error:
+            raise CandidateError(str(error)) from None
 
     def estimate(self, scores: Scores) -> dict[str, Estimate]:
         """One estimate per objective, by name."""

@@ -66,9 +66,9 @@ class Mix:
     mean: bool = False  # divide by the weights that take part; only with a vote
 
 
-def mask_key(seed: int, model: str, tensor: str) -> int:
-    """The 64-bit key of one expert's random mask of one tensor."""
-    text = f"{seed}\0{model}\0{tensor}".encode()
+def mask_key(seed: int, expert: str, tensor: str) -> int:
+    """The 64-bit key of one expert's random mask of one tensor; `expert` is its `fingerprint`."""
+    text = f"{seed}\0{expert}\0{tensor}".encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 

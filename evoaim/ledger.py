@@ -20,6 +20,7 @@ from search_spaces.genes import Gene, Genome
 State = Literal["running", "done", "failed"]
 SCORES = "scores"  # user attribute: standard errors, seconds, documents
 NOTE_PIECE = 2045  # characters that every storage can hold in one attribute
+IDENTITY = "identity"  # user attribute of the study
 REASON = "reason"  # user attribute of failed trials
 _STATES: Mapping[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -52,12 +53,24 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, url: str, name: str, objectives: Sequence[Objective], genes: Sequence[Gene]
+        cls,
+        url: str,
+        name: str,
+        objectives: Sequence[Objective],
+        genes: Sequence[Gene],
+        identity: str = "",
     ) -> "Ledger":
-        """Create the study, or open the one of that name with the same objectives.
+        """Create the study, or open the one of that name if it is this search's.
+
+        Args:
+            url: of the storage, see `_storage`.
+            name: of the study.
+            objectives: one value of a trial each.
+            genes: parameters of a trial.
+            identity: digest of all that recorded trials depend on.
 
         Raises:
-            ConfigError: the storage cannot be opened, or holds a study with other objectives.
+            ConfigError: the storage cannot be opened, or the study is another search's.
         """
         names = [o.name for o in objectives]
         directions = [o.goal for o in objectives]
@@ -73,6 +86,8 @@ class Ledger:
                 known = study.metric_names
                 if known is None:
                     study.set_metric_names(names)
+                    study.set_user_attr(IDENTITY, identity)
+                theirs = study.user_attrs.get(IDENTITY, identity)
         except (
             Exception
         ) as error:  # SQLAlchemy, drivers and the file system raise types of their own
@@ -83,6 +98,11 @@ class Ledger:
             raise ConfigError(
                 f"storage: the study '{name}' has the objectives {known} ({', '.join(goals)}), the "
                 f"experiment {names}; use another name or run directory"
+            )
+        if theirs != identity:
+            raise ConfigError(
+                f"storage: the study '{name}' was made by another experiment, or by this one with "
+                "other models or tasks; use another name or storage"
             )
         return cls(study, storage, tuple(objectives), {g.name: distribution(g) for g in genes})
 

@@ -14,6 +14,7 @@ from search_spaces.errors import SpaceError, unknown
 from search_spaces.parameters import Parameter, Setting
 from search_spaces.recipe import Recipe, Source, Spec, scalars, value_at
 
+BASE = ""  # key of the engine's base: no model can be named so
 IGNORED = {"int8_mask"}  # a memory option of mergekit without effect on the result
 
 
@@ -33,7 +34,7 @@ class Planner:
 
         Args:
             recipe: the recipe.
-            keys: every name a recipe may use -> the engine's key ("base" or a short name).
+            keys: every name a recipe may use -> the engine's key (BASE or a short name).
             anatomy: of the base model.
 
         Raises:
@@ -48,7 +49,7 @@ class Planner:
             if base is None:
                 raise ConfigError(f"{who}: needs a base_model")
             experts = [(k, s) for k, s in experts if k != base]
-        if method.BASE == "delta" and base != "base":
+        if method.BASE == "delta" and base != BASE:
             raise ConfigError(
                 f"{who}: base_model '{recipe.base_model}' is one of the experts here; "
                 "the deltas are taken to the base"
@@ -61,10 +62,13 @@ class Planner:
                 f"got {len(experts)}"
             )
         aim_base = recipe.aim.base_model if recipe.aim else None
-        if aim_base is not None and _key(aim_base, keys) != "base":
+        if aim_base is not None and _key(aim_base, keys) != BASE:
             raise ConfigError(
                 f"aim.base_model: '{aim_base}' is an expert here; AIM relaxes to the base"
             )
+        twice = [s.model for i, (k, s) in enumerate(experts) if k in dict(experts[:i])]
+        if twice:
+            raise ConfigError(f"{who}: '{twice[0]}' is listed twice, under different names")
         settings = [recipe.parameters, *(s.parameters for _, s in experts)]
         for parameters in settings:
             _check(parameters, method.PARAMETERS, who)

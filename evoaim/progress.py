@@ -5,6 +5,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -36,7 +37,7 @@ class TerminalProgress:
     ) -> None:
         self._live.stop()
         if self._shown is not None:
-            self._console.print(self._line(self._shown), highlight=False)
+            self._console.print(self._line(self._shown), highlight=False, markup=False)
 
     def stage(self, text: str) -> None:
         """Print a line for a new stage."""
@@ -52,7 +53,7 @@ class TerminalProgress:
             self._live.update(self._table(snapshot))
         elif now - self._last_line >= LINE_EVERY:
             self._last_line = now
-            self._console.print(self._line(snapshot), highlight=False)
+            self._console.print(self._line(snapshot), highlight=False, markup=False)
 
     def _rate(self, s: Snapshot) -> float:
         """Candidates a minute of this session; 0 while unknown."""
@@ -87,5 +88,5 @@ class TerminalProgress:
         if s.budget:
             table.add_row("", ProgressBar(total=s.budget, completed=s.done, width=40))
         for name, value in self._facts(s).items():
-            table.add_row(f"[bold]{name}[/]", value)
+            table.add_row(f"[bold]{escape(name)}[/]", value)
         return table

@@ -70,12 +70,15 @@ class Results:
         """
         experiment = strict_yaml.read(run.experiment)
         ledger = Ledger.read(experiment.get("storage") or sqlite_url(run.study), experiment["name"])
+        trials = tuple(ledger.trials())
         front = read_json(run.front) if run.front.is_file() else []
+        if [e["trial"] for e in front] != [t.number for t in front_of(ledger.objectives, trials)]:
+            front = []  # the search went on since it was written
         parents = read_json(run.parents) if run.parents.is_file() else []
         return cls(
             experiment,
             ledger.objectives,
-            tuple(ledger.trials()),
+            trials,
             tuple(map(Entry.from_dict, front)),
             tuple(map(Entry.from_dict, parents)),
         )

@@ -110,6 +110,23 @@ class RunDir:
             raise ConfigError(f"run directory '{self.path}': cannot be written ({error})") from None
 
     @contextmanager
+    def begun(self, experiment: Mapping[str, Any]) -> Iterator[None]:
+        """`open` it, and take that back if the block fails and the run was new.
+
+        Raises:
+            ConfigError: cannot be written.
+        """
+        new = not self.is_run()
+        self.open(experiment)
+        try:
+            yield
+        except ConfigError:
+            if new:
+                for path in (self.experiment, self.manifest):
+                    path.unlink(missing_ok=True)
+            raise
+
+    @contextmanager
     def locked(self) -> Iterator[None]:
         """Create and hold the run directory: one search writes it at a time.
 

@@ -14,12 +14,12 @@ from evoaim.errors import CandidateError, ConfigError
 from evoaim.evaluator import Evaluator
 from evoaim.front import hypervolume, reference_point
 from evoaim.ledger import Ledger, Trial, sqlite_url
-from evoaim.manifest import check_manifest
+from evoaim.manifest import check_manifest, identity
 from evoaim.optimizers import Proposer
 from evoaim.report.note import trial_note
 from evoaim.results import Entry, Estimates, Results, front_of, losses
 from evoaim.run_dir import RunDir, read_scores, write_json, write_scores, write_text
-from fitness.types import Scores, Split
+from fitness.types import Estimate, Scores, Split
 from search_spaces.genes import Genome
 from search_spaces.recipe import Recipe
 
@@ -85,10 +85,17 @@ def run_search(
     )
     with run.locked():
         run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
-        run.open(experiment.to_dict())
+        with run.begun(experiment.to_dict()):
+            check_manifest(run, evaluator)
+            ledger = Ledger.open(
+                experiment.storage or sqlite_url(run.study),
+                experiment.name,
+                evaluator.objectives,
+                evaluator.space.genes,
+                identity(evaluator),
+            )
         progress.stage("measuring importance")
         evaluator = evaluator.calibrated(run.importance)
-        check_manifest(run, evaluator)
         if evaluator.engine.importance is not None and not run.importance.exists():
             evaluator.engine.importance.save(run.importance)
         progress.stage("scoring base and experts")
@@ -96,13 +103,8 @@ def run_search(
             name: evaluator.estimate(_scored(run, evaluator, name, recipe, "search"))
             for name, recipe in evaluator.parents().items()
         }
-        write_json(run.parents, [e.to_dict() for e in _ancestors(evaluator, parents, {})])
-        ledger = Ledger.open(
-            experiment.storage or sqlite_url(run.study),
-            experiment.name,
-            evaluator.objectives,
-            evaluator.space.genes,
-        )
+        if not run.parents.exists():
+            write_json(run.parents, [e.to_dict() for e in _ancestors(evaluator, parents, {})])
         progress.stage("searching")
         _Loop(run, evaluator, ledger, parents, progress).run(proposer)
         progress.stage("re-scoring the front on the report documents")
@@ -127,6 +129,10 @@ class _Loop:
         self.answers: dict[str, Estimates] = {}  # canonical genome -> estimates, {} when failed
         self.parents = losses(ledger.objectives, list(parents.values()))
         self.reference = reference_point(self.parents)
+        self.front = self.parents[:0]  # losses of the non-dominated trials
+        self.parents_volume = self.volume = hypervolume(self.parents, self.reference)
+        self.best: dict[str, Estimate] = {}
+        self.done, self.seconds = 0, 0.0
 
     def run(self, proposer: Proposer) -> None:
         """Until the budget is spent, the optimizer has finished, or the space is exhausted."""
@@ -163,7 +169,7 @@ class _Loop:
             if known is None:
                 self.ledger.start(number, genome)
             trial = self._evaluate(number, genome)
-        self.trials.append(trial)
+        self._count(trial)
         if number + 1 >= len(self.recorded):
             self.progress.candidate(self._snapshot())
         return trial.estimates
@@ -171,7 +177,7 @@ class _Loop:
     def _evaluate(self, number: int, genome: Genome) -> Trial:
         begin = time.perf_counter()
         recipe = self.evaluator.space.decode(genome)
-        text = _stored(self.run_dir, recipe).to_yaml()
+        text = _stored(recipe, "../importance.safetensors").to_yaml()
         write_text(self.run_dir.recipe(number), text)
         try:
             scores = self.evaluator.score(recipe, "search")
@@ -191,30 +197,37 @@ class _Loop:
 
     def _spent(self) -> bool:
         budget = self.evaluator.experiment.budget
-        minutes = sum(t.seconds for t in self.trials) / 60
+        minutes = self.seconds / 60
         return (budget.candidates is not None and len(self.trials) >= budget.candidates) or (
             budget.minutes is not None and minutes >= budget.minutes
         )
 
+    def _count(self, trial: Trial) -> None:
+        """Take a trial into the running figures; costs a comparison with the front alone."""
+        self.trials.append(trial)
+        self.seconds += trial.seconds
+        if trial.state != "done":
+            return
+        self.done += 1
+        point = losses(self.ledger.objectives, [trial.estimates])
+        for o, loss in zip(self.ledger.objectives, point[0], strict=True):
+            if o.name not in self.best or loss < o.loss(self.best[o.name].value):
+                self.best[o.name] = trial.estimates[o.name]
+        if (self.front <= point).all(axis=1).any():
+            return
+        self.front = np.concatenate([self.front[~(point <= self.front).all(axis=1)], point])
+        self.volume = hypervolume(np.concatenate([self.front, self.parents]), self.reference)
+
     def _snapshot(self) -> Snapshot:
-        objectives = self.ledger.objectives
-        done = [t for t in self.trials if t.state == "done"]
-        points = losses(objectives, [t.estimates for t in done])
-        both = np.concatenate([points, self.parents])
-        best = {
-            o.name: done[int(points[:, i].argmin())].estimates[o.name]
-            for i, o in enumerate(objectives)
-            if done
-        }
         return Snapshot(
             len(self.trials),
             self.evaluator.experiment.budget.candidates,
-            len(self.trials) - len(done),
-            len(front_of(objectives, done)),
-            hypervolume(both, self.reference),
-            hypervolume(self.parents, self.reference),
-            best,
-            sum(t.seconds for t in self.trials),
+            len(self.trials) - self.done,
+            len(self.front),
+            self.volume,
+            self.parents_volume,
+            dict(self.best),
+            self.seconds,
         )
 
 
@@ -233,7 +246,7 @@ def _finish(
                 f"trial {trial.number}",
                 trial.number,
                 trial.genome,
-                _stored(run, recipe).to_dict(),
+                _stored(recipe, str(run.importance)).to_dict(),
                 trial.estimates,
                 report,
             )
@@ -278,8 +291,8 @@ def _same_documents(scores: Scores, evaluator: Evaluator, split: Split) -> bool:
     return True
 
 
-def _stored(run: RunDir, recipe: Recipe) -> Recipe:
+def _stored(recipe: Recipe, importance: str) -> Recipe:
     """The recipe as a file of the run: with the run's importance, so that it stands alone."""
     if recipe.aim is None:
         return recipe
-    return replace(recipe, aim=replace(recipe.aim, importance=str(run.importance)))
+    return replace(recipe, aim=replace(recipe.aim, importance=importance))

@@ -6,6 +6,7 @@ sort or histogram per tensor and expert for the whole search; any other costs on
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TypeVar
 
 import torch
@@ -54,7 +55,8 @@ class TensorStatistics:
         """Hashed mask that keeps each element with probability `density`; None keeps everything."""
         if density >= 1.0:
             return None
-        return Coin(mask_key(seed, model, self.name), _below(max(density, 0.0)))
+        who = self._once(("who", model), lambda: fingerprint(self.load(model)))
+        return Coin(mask_key(seed, who, self.name), _below(max(density, 0.0)))
 
     def rescale(self, model: str, keep: Keep | None) -> float:
         """Sum of |d| over sum of |kept d|: the factor that restores the delta's L1 norm.
@@ -120,6 +122,17 @@ class TensorStatistics:
 
 
 _F64 = torch.float64
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """What tells one expert's tensor from another's: a hash of up to 1024 of its elements.
+
+    Masks are keyed by content, not by a name, so that a recipe gives the same model under whatever
+    names and paths its experts are given.
+    """
+    flat = tensor.reshape(-1)
+    sample = flat[:: max(1, len(flat) // 1024)][:1024].float().cpu().contiguous()
+    return sha256(sample.numpy().tobytes()).hexdigest()
 
 
 def _below(density: float) -> int:

@@ -67,6 +67,7 @@ def _memory(evaluator: Evaluator) -> Iterator[str]:
         free += live  # the live model is there already
     else:
         free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
+        free += live  # it is there already
         need, place = live, f"base and experts memory-mapped ({_size(sum(stored))})"
     yield f"memory      {device}: {_size(live)} live model, {place}"
     yield f"            {_size(free)} of {_size(total)} free; needs {_size(need)}"

@@ -113,6 +113,17 @@ class Harness:
         self._task(task)
         return self._banks[task][split].documents.hashes
 
+    def definition(self, task: str) -> dict[str, Any]:
+        """What the task's prompts and scores depend on, besides its documents.
+
+        Raises:
+            FitnessError: unknown task.
+        """
+        config = dict(self._task(task).dump_config())
+        for place in ("dataset_path", "dataset_kwargs", "metadata"):
+            config.pop(place, None)
+        return config
+
     def sizes(self, split: Split) -> dict[str, int]:
         """Leaf task -> number of documents."""
         return {task: len(self.documents(task, split)) for task in self.tasks}

@@ -36,14 +36,12 @@ class Real:
         _check_range(self.name, self.low, self.high)
         if self.log and self.low <= 0:
             raise SpaceError(f"gene '{self.name}': a log range needs low > 0, got {self.low}")
-        if self.log and self.step is not None:
-            raise SpaceError(f"gene '{self.name}': give either log or step, not both")
 
     def snap(self, value: Value) -> float:
         """The nearest value of the gene's grid inside [low, high]."""
         number = min(max(float(value), self.low), self.high)
         if self.step is not None:
-            number = round(self.low + round((number - self.low) / self.step) * self.step, 12)
+            number = round(round(number / self.step) * self.step, 12)
         else:
             number = float(f"{number:.4g}")
         return min(max(number, self.low), self.high)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,19 @@ class Recipe:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Recipe":
-        """Read a recipe or mergekit config.
+        """Read a recipe or mergekit config; an importance file is looked for beside it first.
 
         Raises:
             SpaceError: missing file, bad YAML, unknown or unsupported key, wrong type.
         """
-        return cls.from_dict(strict_yaml.read(path), where=str(path))
+        recipe = cls.from_dict(strict_yaml.read(path), where=str(path))
+        aim = recipe.aim
+        if aim is None or aim.importance is None:
+            return recipe
+        beside = Path(path).parent / aim.importance
+        if not beside.is_file():
+            return recipe
+        return replace(recipe, aim=replace(aim, importance=str(beside)))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "recipe") -> "Recipe":

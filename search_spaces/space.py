@@ -52,7 +52,8 @@ class Searched:
     def gene(self, name: str, method_gene: bool) -> Real:
         """The gene for one expert and cell."""
         when = When(METHOD, self.methods) if method_gene and self.methods else None
-        return Real(name, self.low, self.high, self.log, None if self.log else STEP, when)
+        fine = self.log and self.low < 10 * STEP  # too fine a range for the grid
+        return Real(name, self.low, self.high, self.log, None if fine else STEP, when)
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def test_front(evoaim: Run, finished: Path) -> None:
     assert status == 0
     (picked,) = json.loads(out)
     front = json.loads((finished / "front.json").read_text())
-    assert picked["report"]["one"]["value"] == max(e["report"]["one"]["value"] for e in front)
+    assert picked["search"]["one"]["value"] == max(e["search"]["one"]["value"] for e in front)
     status, out, _ = evoaim("front", finished, "--pick", "knee")
     assert status == 0
     assert out.count("trial") == 1

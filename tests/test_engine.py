@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evoaim import MergeEngine, Recipe, calibrate
+from evoaim import Importance, MergeEngine, Recipe, calibrate
 from evoaim.errors import CandidateError, ConfigError
 from search_spaces.errors import SpaceError
 
@@ -173,6 +173,55 @@ def test_wrong_recipes(engine: MergeEngine, changes: dict[str, Any], message: st
     with (
         pytest.raises((ConfigError, SpaceError), match=message),
         engine.materialize(recipe(**changes)),
+    ):
+        pass
+
+
+def test_names_that_stand_for_two_models(family: dict[str, str]) -> None:
+    engine = MergeEngine.from_pretrained(
+        family["base"], {"a": family["a"], family["a"]: family["b"]}, "cpu"
+    )
+    with (
+        pytest.raises(ConfigError, match="stands for two models"),
+        engine.materialize(recipe(models=[{"model": "a", "parameters": {"weight": 1}}])),
+    ):
+        pass
+    both = [{"model": n, "parameters": {"weight": 0.5}} for n in ("a", family["a"])]
+    engine = MergeEngine.from_pretrained(family["base"], {"a": family["a"]}, "cpu")
+    with (
+        pytest.raises(ConfigError, match="listed twice, under different names"),
+        engine.materialize(recipe(models=both)),
+    ):
+        pass
+
+
+def test_an_expert_in_a_folder_named_base(
+    family: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").symlink_to(family["b"])
+    (tmp_path / "a").symlink_to(family["a"])
+    monkeypatch.chdir(tmp_path)
+    engine = MergeEngine.from_pretrained("a", {"base": "base"}, "cpu")
+    half = [{"model": n, "parameters": {"weight": 0.5}} for n in ("a", "base")]
+    got = weights(engine, recipe(merge_method="linear", base_model=None, models=half))
+    a, b = on_disk(family["a"]), on_disk(family["b"])
+    for name, merged in got.items():
+        torch.testing.assert_close(merged, (a[name] + b[name]) / 2)
+
+
+def test_importance_of_another_base(family: dict[str, str], tmp_path: Path) -> None:
+    other = calibrate(family["a"], BATCH)
+    assert other is not None
+    Importance(other.channels, {"base": "0" * 64}).save(tmp_path / "i.safetensors")
+    engine = MergeEngine.from_pretrained(family["base"], {"a": family["a"]}, "cpu")
+    with (
+        pytest.raises(ConfigError, match="measured on another base"),
+        engine.materialize(
+            recipe(
+                models=[{"model": "a", "parameters": {"weight": 1}}],
+                aim={"omega": 0.5, "importance": str(tmp_path / "i.safetensors")},
+            )
+        ),
     ):
         pass
 

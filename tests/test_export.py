@@ -13,7 +13,8 @@ import yaml
 from evoaim import Experiment, MergeEngine, Recipe, calibrate, run_search
 from evoaim.commands import export_command, merge_command
 from evoaim.errors import ConfigError
-from evoaim.export import Exported, export_model
+from evoaim.evaluator import Evaluator
+from evoaim.export import Exported, export_model, public_names
 
 TEXT = torch.arange(4, 36).view(2, 16)
 
@@ -92,14 +93,47 @@ def test_lm_eval_gives_the_same_scores(
         bootstrap_iters=0,
         log_samples=True,
     )
-    from evoaim.evaluator import Evaluator
-
     evaluator = Evaluator.of(Experiment.from_dict(tiny)).calibrated()
     recipe = Recipe.from_yaml(run / "recipes" / f"trial_{trial}.yaml")
     ours = evaluator.score(recipe, "report")["one/acc"]
     samples = sorted(theirs["samples"]["one"], key=lambda s: s["doc_id"])
     assert [s["acc"] for s in samples] == ours.total.tolist()
     assert len(samples) == 40
+
+
+def test_a_random_mask_is_the_same_under_other_names(
+    tiny: dict[str, Any], tmp_path: Path, family: dict[str, str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    space = {"preset": "dare_ties_aim"}
+    spec = Experiment.from_dict({**tiny, "search_space": space, "budget": {"candidates": 10}})
+    results = run_search(spec, tmp_path / "run")
+    trial = results.trials[-1]
+    export_command(tmp_path / "run", trial.number, tmp_path / "out", "cpu")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    evaluator = Evaluator.of(spec).calibrated()
+    with evaluator.engine.materialize(evaluator.space.decode(trial.genome)) as live:
+        assert all(torch.equal(exported[n], p) for n, p in live.named_parameters())
+
+
+def test_a_moved_run_exports_its_own_importance(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "moved")
+    export_command(tmp_path / "moved", 7, tmp_path / "out", "cpu")
+    merge_command(tmp_path / "moved" / "recipes" / "trial_7.yaml", tmp_path / "merged", "cpu", None)
+    exported, merged = (
+        (tmp_path / n / "model.safetensors").read_bytes() for n in ("out", "merged")
+    )
+    assert exported == merged
+
+
+def test_public_names_stay_distinct() -> None:
+    assert public_names(["/x/base/final", "/x/math/final", "org/m"]) == {
+        "/x/base/final": "base/final",
+        "/x/math/final": "math/final",
+        "org/m": "org/m",
+    }
+    assert public_names(["/home/me/base"]) == {"/home/me/base": "base"}
 
 
 def test_card_and_recipe_say_what_was_done(exported: tuple[int, Path]) -> None:

@@ -125,7 +125,6 @@ def test_canonical_genomes(method: str, k: int, t: float, u: float) -> None:
         (lambda: Real("w", 0.0, math.inf), r"low < high"),
         (lambda: Real("w", math.nan, 1.0), r"low < high"),
         (lambda: Real("w", 0.0, 1.0, log=True), r"a log range needs low > 0, got 0.0"),
-        (lambda: Real("w", 0.1, 1.0, log=True, step=0.1), r"either log or step"),
         (lambda: Whole("n", 3, 3), r"gene 'n': the range"),
         (lambda: Choice("c", ()), r"gene 'c': options must be distinct"),
         (lambda: Choice("c", ("a", "a")), r"options must be distinct, got \('a', 'a'\)"),

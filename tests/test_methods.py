@@ -12,7 +12,7 @@ from torch import Tensor
 from evoaim.kernel import Coin, Largest, Mix, Term, coin, keep_mask, mask_key, stream
 from evoaim.methods import Inputs
 from evoaim.registry import METHODS
-from evoaim.statistics import TensorStatistics
+from evoaim.statistics import TensorStatistics, fingerprint
 
 SHAPES = [(1,), (7,), (64,), (5, 3), (33, 17), (2, 3, 4), (700, 401)]
 NAMES = ("a", "b", "c")
@@ -70,7 +70,7 @@ def dare_ties(x0: Tensor, x: list[Tensor], p: Inputs) -> Tensor:
     masked = []
     for name, xi in zip(p.experts, x, strict=True):
         d = (xi - x0).flatten()
-        u = coin(mask_key(p.seed, name, "t"), 0, d.numel(), d.device) / 2**32
+        u = coin(mask_key(p.seed, fingerprint(xi.float()), "t"), 0, d.numel(), d.device) / 2**32
         s = torch.where(u < p.own[name]["density"], d, 0.0)
         if p.shared["rescale"] and s.abs().sum() >= 1e-7:
             s *= d.abs().sum() / s.abs().sum()

@@ -1,6 +1,7 @@
 """The search: what a run leaves behind, and that stopping and resuming change nothing."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from evoaim import Experiment, run_search
 from evoaim.errors import CandidateError, ConfigError
 from evoaim.evaluator import Evaluator
-from evoaim.results import Results
+from evoaim.results import Results, front_of
 from evoaim.run_dir import RunDir, read_scores
 from evoaim.search import Snapshot
 from search_spaces.recipe import Recipe
@@ -174,9 +175,43 @@ def test_refusals_write_nothing(tiny: dict[str, Any], tmp_path: Path, finished: 
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
 
 
-def test_a_changed_model_is_noticed(tiny: dict[str, Any], tmp_path: Path, finished: Path) -> None:
-    import shutil
+def test_a_changed_panel_is_noticed(tiny: dict[str, Any], tmp_path: Path, finished: Path) -> None:
+    copy, tasks = tmp_path / "copy", tmp_path / "tasks"
+    shutil.copytree(finished, copy)
+    shutil.copytree(tiny["fitness"]["task_path"], tasks)
+    file = tasks / "data" / "one.search.jsonl"
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    text = (copy / "experiment.yaml").read_text()
+    (copy / "experiment.yaml").write_text(text.replace(tiny["fitness"]["task_path"], str(tasks)))
+    moved = experiment(tiny, fitness={**tiny["fitness"], "task_path": str(tasks)})
+    with pytest.raises(ConfigError, match="the search panel of one changed since the run began"):
+        run_search(moved, copy)
 
+
+def test_one_storage_does_not_mix_experiments(tiny: dict[str, Any], tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    short = {"candidates": 3}
+    run_search(experiment(tiny, storage=storage, budget=short), tmp_path / "one")
+    with pytest.raises(ConfigError, match="was made by another experiment"):
+        run_search(experiment(tiny, storage=storage, budget=short, seed=7), tmp_path / "two")
+    assert not (tmp_path / "two" / "experiment.yaml").exists()
+
+
+def test_an_interrupted_continuation_shows_no_stale_front(
+    tiny: dict[str, Any], tmp_path: Path, finished: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    with pytest.raises(Stop):
+        run_search(experiment(tiny, budget={"candidates": 60}), copy, StopAfter(30))
+    results = Results.read(RunDir(copy))
+    assert len(results.trials) > 22
+    numbers = [t.number for t in front_of(results.objectives, results.trials)]
+    assert [e.trial for e in results.front] in ([], numbers)
+    assert all(p.report for p in results.parents), "known report scores are kept"
+
+
+def test_a_changed_model_is_noticed(tiny: dict[str, Any], tmp_path: Path, finished: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
@@ -189,7 +224,6 @@ def test_a_changed_model_is_noticed(tiny: dict[str, Any], tmp_path: Path, finish
 def test_another_proposal_than_the_recorded_one_is_an_error(
     tiny: dict[str, Any], tmp_path: Path, finished: Path
 ) -> None:
-    import shutil
     import sqlite3
 
     copy = tmp_path / "copy"

@@ -14,7 +14,7 @@ from evoaim.engine import MergeEngine
 from evoaim.errors import ConfigError
 from evoaim.importance import Importance
 from evoaim.methods import facts
-from evoaim.plan import Planner
+from evoaim.plan import BASE, Planner
 from search_spaces.anatomy import Anatomy
 from search_spaces.build import Layout, build_space, preset_names, read_preset
 from search_spaces.errors import SpaceError
@@ -108,7 +108,7 @@ def test_every_genome_decodes_to_its_genes_values(
     assert names == [g.name for g in space_of(preset, layout, n).genes]
     size = len(names)
     units = data.draw(st.lists(st.floats(0, 1), min_size=size, max_size=size))
-    keys = {"hub/base": "base", "hub/a": "a", "hub/b": "b", "hub/c": "c"}
+    keys = {"hub/base": BASE, "hub/a": "a", "hub/b": "b", "hub/c": "c"}
     for corner in (units, [0.0] * size, [1.0] * size):
         genome = genome_at(space, corner)
         recipe = space.decode(genome)

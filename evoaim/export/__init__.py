@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def export_model(engine: MergeEngine, exported: Exported, out: Path, dtype: str)
         ConfigError: `out` is not empty or cannot be written.
         CandidateError: the merged weights are not finite.
     """
+    out = out.resolve()
     check_target(out)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
@@ -159,7 +160,8 @@ def _config(base: Checkpoint, folder: Path, dtype: str) -> None:
 
 
 def _texts(engine: MergeEngine, exported: Exported, folder: Path, dtype: str) -> None:
-    recipe = _portable(replace(exported.recipe, out_dtype=dtype))
+    public = public_names([c.name for c in (engine.base, *engine.experts.values())])
+    recipe = _portable(replace(exported.recipe, out_dtype=dtype), public)
     importance = engine.importance_of(exported.recipe)
     if importance is not None and recipe.aim is not None:
         importance.save(folder / IMPORTANCE)
@@ -172,30 +174,38 @@ def _texts(engine: MergeEngine, exported: Exported, folder: Path, dtype: str) ->
     if recipe.merge_method.startswith("dare"):
         note += "# mergekit draws other random masks.\n"
     (folder / "mergekit_config.yml").write_text(note + strict_yaml.dump(config), encoding="utf-8")
-    parents = [_name(c.name) for c in (engine.base, *engine.experts.values())]
+    parents = [public[c.name] for c in (engine.base, *engine.experts.values())]
     tokenizer = (engine.base.folder / "tokenizer_config.json").is_file()
     card = Card(recipe, parents, exported.scores, exported.experiment, tokenizer)
     (folder / "README.md").write_text(model_card(card), encoding="utf-8")
 
 
-def _portable(recipe: Recipe) -> Recipe:
+def _portable(recipe: Recipe, public: Mapping[str, str]) -> Recipe:
     """The recipe without paths of this machine."""
     aim = recipe.aim
     if aim is not None:
-        base = _name(aim.base_model) if aim.base_model else None
+        base = public.get(aim.base_model or "", aim.base_model)
         aim = replace(aim, importance=None, base_model=base)
     return replace(
         recipe,
-        base_model=_name(recipe.base_model) if recipe.base_model else None,
-        models=tuple(replace(s, model=_name(s.model)) for s in recipe.models),
+        base_model=public.get(recipe.base_model or "", recipe.base_model),
+        models=tuple(replace(s, model=public.get(s.model, s.model)) for s in recipe.models),
         aim=aim,
     )
 
 
-def _name(model: str) -> str:
-    """A model's name as it may be published: absolute paths without their parents."""
-    path = Path(model).expanduser()
-    return path.name if path.is_absolute() or ".." in path.parts else model
+def public_names(models: Sequence[str]) -> dict[str, str]:
+    """Names that may be published: hub ids and relative paths stay, absolute ones lose parents.
+
+    As many parents stay as are needed to tell the models apart.
+    """
+    paths = {m: Path(m).expanduser() for m in models}
+    local = [m for m, p in paths.items() if p.is_absolute() or ".." in p.parts]
+    for kept in range(1, max((len(paths[m].parts) for m in local), default=1) + 1):
+        names = {m: "/".join(paths[m].parts[-kept:]) if m in local else m for m in models}
+        if len(set(names.values())) == len(set(models)):
+            break
+    return {m: n.strip("/") for m, n in names.items()}
 
 
 def _json(path: Path, data: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from evoaim import Importance, MergeEngine, Recipe
 from evoaim.live import quiet
+from evoaim.plan import BASE
 
 SIZES = {
     "2m": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "heads": 4},
@@ -100,7 +101,7 @@ def bench(models: dict[str, str], options: argparse.Namespace) -> None:
     device = next(engine.live.parameters()).device
     object.__setattr__(engine, "importance", Importance(channels).to(device))
     read = [
-        engine.tensor(m, k, device).clone() for m in ("base", *"abc") for k in engine.names.values()
+        engine.tensor(m, k, device).clone() for m in (BASE, *"abc") for k in engine.names.values()
     ]
     target = [torch.empty_like(t) for t in read]
 
@@ -154,7 +155,8 @@ def theirs(engine: MergeEngine) -> dict[str, Callable[[], None]]:
         return {}
     cpu = torch.device("cpu")
     state = {
-        m: {k: engine.tensor(m, k, cpu) for k in engine.names.values()} for m in ("base", *"abc")
+        m: {k: engine.tensor(BASE if m == "base" else m, k, cpu) for k in engine.names.values()}
+        for m in ("base", *"abc")
     }
 
     def run(method: str) -> Callable[[], None]:
