@@ -173,7 +173,11 @@ def _absolute(files: Any, folder: Path) -> Any:
         return {split: _absolute(part, folder) for split, part in files.items()}
     if isinstance(files, list):
         return [_absolute(part, folder) for part in files]
-    return files if "://" in files else str(folder / files)
+    if "://" in files:
+        return files
+    path = folder / files  # an absolute one stays as it is
+    beside = [folder.joinpath(*path.parts[-n:]) for n in (1, 2)]  # where its folder was moved to
+    return str(next((p for p in (path, *beside) if p.exists()), path))
 
 
 def _declaring_folder(path: Path) -> Path:

@@ -45,7 +45,7 @@ def build_zoo(folder: Path, progress: Progress | None = None, spec: ZooSpec = _F
         ) from error
     with scratch as name:
         fresh = Path(name, "fresh")
-        _write(fresh, tell, spec)
+        _write(fresh, folder, tell, spec)
         if folder.exists():
             _keep_others(folder, fresh)
             folder.rename(Path(name, "old"))
@@ -110,12 +110,12 @@ def _keep_others(folder: Path, fresh: Path) -> None:
         path.rename(kept)
 
 
-def _write(folder: Path, tell: Progress, spec: ZooSpec) -> None:
+def _write(folder: Path, home: Path, tell: Progress, spec: ZooSpec) -> None:
     # torch and transformers take seconds to import: only a zoo that is really built needs them.
     from evoaim.zoo import folders, training
 
     tell("writing tasks and texts", 0.0)
-    write_documents(folder)
+    write_documents(folder, home)
     tokenizer = folders.build_tokenizer()
     exercises = training.encode_exercises(tokenizer)
     whole = spec.base_steps + spec.expert_steps * len(DOMAINS)

@@ -52,22 +52,23 @@ def calibration_texts() -> list[str]:
     return texts
 
 
-def write_documents(folder: Path) -> None:
+def write_documents(folder: Path, home: Path) -> None:
     """Write `tasks/*.yaml`, `tasks/data/*.jsonl` and `calibration.jsonl` below `folder`.
 
-    The YAML files name their data relative to their own folder, so that a zoo can be moved; the
-    harness resolves them (the datasets library would start from the working directory).
+    The YAML files name their data below `home`, where the folder will stand: the datasets library
+    starts from the working directory, and lm-eval alone shall find them, too. (Our own harness
+    also finds the data of a zoo that was moved.)
     """
     data = folder / "tasks" / "data"
     data.mkdir(parents=True)
     for domain in DOMAINS:
         for split, _ in SPLITS:
             _write_jsonl(data / f"{domain}_{split}.jsonl", domain_documents(domain, split))
-        _write_task(folder, f"zoo_{domain}", domain, _EXACT_MATCH)
+        _write_task(folder, home, (f"zoo_{domain}", domain), _EXACT_MATCH)
     for split, _ in SPLITS:
         _write_jsonl(data / f"mixed_{split}.jsonl", mixed_documents(split))
-    _write_task(folder, "zoo_choice", "mixed", _MULTIPLE_CHOICE)
-    _write_task(folder, "zoo_generate", "mixed", _GENERATION)
+    _write_task(folder, home, ("zoo_choice", "mixed"), _MULTIPLE_CHOICE)
+    _write_task(folder, home, ("zoo_generate", "mixed"), _GENERATION)
     texts = ({"text": text} for text in calibration_texts())
     _write_jsonl(folder / "calibration.jsonl", texts)
 
@@ -97,8 +98,10 @@ _GENERATION: Document = {
 }
 
 
-def _write_task(folder: Path, name: str, data: str, kind: Document) -> None:
-    files = {theirs: f"data/{data}_{ours}.jsonl" for ours, theirs in SPLITS}
+def _write_task(folder: Path, home: Path, names: tuple[str, str], kind: Document) -> None:
+    name, data = names  # of the task, of its data files
+    place = home / "tasks" / "data"
+    files = {theirs: str(place / f"{data}_{ours}.jsonl") for ours, theirs in SPLITS}
     config = {
         "task": name,
         "dataset_path": "json",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised with every change that makes other files, so that zoos built before are built again."""
 
 
