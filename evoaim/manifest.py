@@ -48,7 +48,7 @@ def check_manifest(run: RunDir, evaluator: Evaluator) -> None:
         return
     known = read_json(run.manifest)
     scored = _scored(evaluator)
-    moved = [what for what, h in scored.items() if known["scored"].get(what) != h]
+    moved = [what for what, h in scored.items() if known.get("scored", scored).get(what) != h]
     if moved:
         raise ConfigError(
             f"run directory '{run.path}': {moved[0]} changed since the run began, so new "

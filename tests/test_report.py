@@ -190,14 +190,16 @@ def test_data_cannot_end_its_script_element() -> None:
     assert json.loads(block) == {"name": HOSTILE}
 
 
-def test_trials_after_the_last_rescoring_are_announced(tmp_path: Path) -> None:
+def test_a_front_that_has_moved_on_counts_as_not_rescored(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", Plan(trials=8))
     known = Results.read(run)
     genome = known.trials[0].genome
     ledger = ledger_of(run)
     ledger.start(8, genome)
     ledger.finish(8, {o.name: Estimate(0.99, 0.01) for o in known.objectives}, 1.0)
-    assert "1 further trial joined it" in Page(write_report(run)).prose
+    prose = Page(write_report(run)).prose
+    assert "Trial 8 leads so far" in prose
+    assert "The front is not re-scored yet" in prose
 
 
 def test_an_interrupted_trial_is_counted(tmp_path: Path) -> None:

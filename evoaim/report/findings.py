@@ -23,7 +23,6 @@ class Findings:
     front: tuple[Entry, ...]
     parents: tuple[Entry, ...]
     rescored: bool  # the front has report estimates
-    missing: int  # trials of the front that came after it was last re-scored
 
     @property
     def split(self) -> Split:
@@ -54,8 +53,7 @@ def find(results: Results) -> Findings:
     rescored = bool(front) and all(e.report is not None for e in (*front, *results.parents))
     if not rescored:
         front = tuple(replace(e, report=None) for e in front)
-    missing = len(current - {e.trial for e in front})
-    return Findings(results.objectives, trials, front, results.parents, rescored, missing)
+    return Findings(results.objectives, trials, front, results.parents, rescored)
 
 
 def counted(entry: Entry, split: Split) -> Estimates:

@@ -56,11 +56,6 @@ def remarks(found: Findings, failed: int) -> list[str]:
             "The front is not re-scored yet: every figure here is a search estimate, from the "
             "documents that the search has optimised for, and therefore optimistic."
         )
-    if found.rescored and found.missing:
-        sentences.append(
-            f"Since the front was re-scored, {text.plural(found.missing, 'further trial')} "
-            "joined it by search scores; run the search again to have it re-scored."
-        )
     return sentences
 
 
