@@ -1,9 +1,10 @@
-"""Calibration text to token blocks, and importance measured once per base and text."""
+"""Calibration text to token blocks, and what is measured once per model and text."""
 
 import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoaim.checkpoint import Checkpoint
+from evoaim.blueprint import Blueprint
+from evoaim.checkpoint import Checkpoint, Weights
+from evoaim.data_statistics import FORMAT as STATISTICS_FORMAT
+from evoaim.data_statistics import DataStatistics, write
 from evoaim.errors import ConfigError
 from evoaim.importance import Importance, calibrate
+from evoaim.importance_file import FORMAT
+from evoaim.measurement import measure
 
 BATCH_TOKENS = 8192
 
@@ -79,7 +85,7 @@ def check_context(live: nn.Module, blocks: Sequence[Tensor]) -> None:
 
 
 def importance_of(base: Checkpoint, live: nn.Module, blocks: Sequence[Tensor]) -> Importance:
-    """The base's importance on these blocks, from the cache if it was measured before.
+    """The base's importance on these blocks, by checkpoint key; from the cache if measured before.
 
     The cache (`$EVOAIM_CACHE`, else `~/.cache/evoaim`) is keyed by the content of weights and text.
 
@@ -87,17 +93,64 @@ def importance_of(base: Checkpoint, live: nn.Module, blocks: Sequence[Tensor]) -
         ConfigError: no tokens, or blocks longer than the base's context.
     """
     check_context(live, blocks)
-    digest = sha256(f"{base.content_hash} {next(live.parameters()).dtype}".encode())
-    for block in blocks:
-        digest.update(str(tuple(block.shape)).encode() + block.numpy().tobytes())
-    home = Path(os.environ.get("EVOAIM_CACHE") or Path.home() / ".cache" / "evoaim")
-    file = home / "importance" / f"{digest.hexdigest()}.safetensors"
+    file = _cached("importance", (FORMAT, base.content_hash, _dtype(live)), blocks)
     with suppress(ConfigError):  # not there, or damaged: measured (again)
         return Importance.load(file)
     measured = calibrate(live, blocks)
     if measured is None:
         raise ConfigError("calibration: no text")
-    measured = Importance(measured.channels, {**measured.origin, "base": base.content_hash})
+    measured = measured.fitted(Blueprint.of(base))
+    measured = replace(measured, origin={**measured.origin, "base": base.content_hash})
     with suppress(ConfigError):  # a cache that cannot be written is no reason to stop
         measured.save(file)
     return measured
+
+
+def statistics_of(
+    model: Weights,
+    live: nn.Module,
+    blueprint: Blueprint,
+    blocks: Sequence[Tensor],
+    kinds: Sequence[str],
+) -> DataStatistics:
+    """A model's statistics on these blocks; from the cache if they were measured before.
+
+    Args:
+        model: whose weights they are.
+        live: holds them.
+        blueprint: by whose keys the statistics are named.
+        blocks: token ids, (n, block) each.
+        kinds: what to measure.
+
+    Raises:
+        ConfigError: see `measure`; or the cache cannot be written.
+    """
+    check_context(live, blocks)
+    header = (STATISTICS_FORMAT, model.content_hash, _dtype(live), *kinds)
+    file = _cached("statistics", header, blocks)
+    with suppress(ConfigError):  # not there, or damaged: measured (again)
+        return DataStatistics.open(file)
+    write(file, measure(live, blueprint, blocks, kinds), origin_of(model, blocks))
+    return DataStatistics.open(file)
+
+
+def origin_of(model: Weights, blocks: Sequence[Tensor]) -> dict[str, str]:
+    """What statistics say of where they come from."""
+    tokens = sum(block.numel() for block in blocks)
+    return {"model": model.content_hash, "tokens": str(tokens), "text": _digest("", blocks)}
+
+
+def _cached(kind: str, header: Sequence[str], blocks: Sequence[Tensor]) -> Path:
+    home = Path(os.environ.get("EVOAIM_CACHE") or Path.home() / ".cache" / "evoaim")
+    return home / kind / f"{_digest(' '.join(header), blocks)}.safetensors"
+
+
+def _dtype(live: nn.Module) -> str:
+    return str(next(live.parameters()).dtype)
+
+
+def _digest(header: str, blocks: Sequence[Tensor]) -> str:
+    digest = sha256(header.encode())
+    for block in blocks:
+        digest.update(str(tuple(block.shape)).encode() + block.numpy().tobytes())
+    return digest.hexdigest()

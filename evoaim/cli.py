@@ -66,17 +66,25 @@ def merge(
 
 @app.command()
 def calibrate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Base model: folder or hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model: folder or hub id.")],
     data: Annotated[Path, typer.Option(help="JSON lines with a field `text`, or a .txt file.")],
-    out: Annotated[Path, typer.Option(help="File to write, IMPORTANCE.safetensors.")],
+    out: Annotated[Path, typer.Option(help="File to write, such as importance.safetensors.")],
     documents: Annotated[int, typer.Option(min=1, help="Texts to use.")] = 256,
     block_size: Annotated[int, typer.Option(min=2, help="Tokens a block.")] = 512,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    statistics: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="KIND,...", help="Instead: what a method needs, such as fisher."),
+    ] = None,
 ) -> None:
-    """Measure the AIM importance of a base model's input channels."""
-    from evoaim.commands import calibrate_command
+    """Measure a base model's AIM importance, or a model's statistics for methods that need them."""
+    from evoaim.commands import calibrate_command, measure_command
 
-    calibrate_command(model, data, out, (documents, block_size), device)
+    size = (documents, block_size)
+    if statistics is None:
+        calibrate_command(model, data, out, size, device)
+    else:
+        measure_command(model, data, out, size, device, statistics)
 
 
 @app.command()

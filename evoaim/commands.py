@@ -11,14 +11,17 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor, nn
 
+from evoaim.checkpoint import Checkpoint
 from evoaim.config import Experiment
-from evoaim.engine import MergeEngine
 from evoaim.errors import ConfigError
 from evoaim.export import Exported, check_target, export_model
 from evoaim.front import knee, weighted
 from evoaim.importance import Importance
 from evoaim.live import DTYPES, load_live, load_tokenizer, pick_device
+from evoaim.lora import LoraExpert
+from evoaim.merger import Merger
 from evoaim.plan import notes
 from evoaim.results import Entry, Results, front_of, losses
 from evoaim.run_dir import RunDir, existing
@@ -64,41 +67,38 @@ def merge_command(path: Path, out: Path, device: str, dtype: str | None) -> None
         raise ConfigError(f"--dtype {dtype}: one of {', '.join(DTYPES)} expected")
     for note in notes(recipe):
         ERR.print(f"note: {note}", markup=False)
-    engine = engine_for(recipe, device)
-    engine.importance_of(recipe)
-    stored = dtype or recipe.out_dtype or recipe.dtype or engine.base.dtype
+    merger = merger_for(recipe, device)
+    merger.importance_of(recipe)
+    stored = dtype or recipe.out_dtype or recipe.dtype or merger.base.dtype
     stored = stored if stored in DTYPES else "float32"
-    export_model(engine, Exported(recipe, {}), out, stored)
+    export_model(merger, Exported(recipe, {}), out, stored)
     OUT.print(str(out), markup=False)
 
 
-def engine_for(recipe: Recipe, device: str) -> MergeEngine:
-    """An engine with the models that a recipe names.
+def merger_for(recipe: Recipe, device: str) -> Merger:
+    """A merger with the models that a recipe names.
 
     Raises:
         ConfigError: a model is missing or does not fit.
     """
     aim_base = recipe.aim.base_model if recipe.aim else None
-    base = aim_base or recipe.base_model or recipe.models[0].model
-    others = [recipe.base_model, *(s.model for s in recipe.models)]
-    experts = {m: m for m in others if m is not None and m != base}
-    return MergeEngine.from_pretrained(base, experts, device)
+    base = aim_base or recipe.model_names[0]
+    merger = Merger.open(base, {m: m for m in recipe.model_names if m != base}, device, like=recipe)
+    for expert in merger.experts.values():
+        for note in expert.notes if isinstance(expert, LoraExpert) else ():
+            ERR.print(f"note: model '{expert.name}': {note}", markup=False)
+    return merger.with_statistics_of(recipe)
 
 
 def calibrate_command(
     model: str, data: Path, out: Path, size: tuple[int, int], device: str
 ) -> None:
     """`evoaim calibrate`; size is (documents, block size)."""
-    from evoaim.calibration import importance_of, read_texts, token_blocks
-    from evoaim.checkpoint import Checkpoint
+    from evoaim.calibration import importance_of
 
     if out.exists():
         Importance.load(out)  # refuses to overwrite anything that is no importance file
-    texts = read_texts(data, size[0])
-    checkpoint = Checkpoint.open(model)
-    blocks = token_blocks(load_tokenizer(checkpoint), texts, size[1])
-    dtype = DTYPES.get(checkpoint.dtype, DTYPES["float32"])
-    live = load_live(checkpoint, dtype, pick_device(device))
+    checkpoint, live, blocks = _calibration(model, data, size, device)
     importance = importance_of(checkpoint, live, blocks)
     try:
         importance.save(out)
@@ -108,6 +108,38 @@ def calibrate_command(
         f"{out}: {len(importance.channels)} weights, {importance.origin['tokens']} tokens",
         markup=False,
     )
+
+
+def measure_command(
+    model: str, data: Path, out: Path, size: tuple[int, int], device: str, kinds: str
+) -> None:
+    """`evoaim calibrate --statistics`; size is (documents, block size)."""
+    from evoaim.blueprint import Blueprint
+    from evoaim.calibration import check_context, origin_of
+    from evoaim.data_statistics import DataStatistics, read_kinds, write
+    from evoaim.measurement import measure
+
+    wanted = read_kinds(kinds)
+    if out.exists():
+        DataStatistics.open(out)  # refuses to overwrite anything that is no such file
+    checkpoint, live, blocks = _calibration(model, data, size, device)
+    check_context(live, blocks)
+    origin = origin_of(checkpoint, blocks)
+    write(out, measure(live, Blueprint.of(checkpoint), blocks, wanted), origin)
+    OUT.print(f"{out}: {', '.join(wanted)}, {origin['tokens']} tokens", markup=False)
+
+
+def _calibration(
+    model: str, data: Path, size: tuple[int, int], device: str
+) -> tuple[Checkpoint, nn.Module, list[Tensor]]:
+    """A checkpoint, the live model and token blocks; size is (documents, block size)."""
+    from evoaim.calibration import read_texts, token_blocks
+
+    texts = read_texts(data, size[0])
+    checkpoint = Checkpoint.open(model)
+    blocks = token_blocks(load_tokenizer(checkpoint), texts, size[1])
+    dtype = DTYPES.get(checkpoint.dtype, DTYPES["float32"])
+    return checkpoint, load_live(checkpoint, dtype, pick_device(device)), blocks
 
 
 def evaluate_command(model: str, path: Path, split: Split, overrides: Sequence[str]) -> None:
@@ -120,6 +152,7 @@ def evaluate_command(model: str, path: Path, split: Split, overrides: Sequence[s
         evaluator = Evaluator.of(experiment)
         if recipe.aim is not None and recipe.aim.importance is None:
             evaluator = evaluator.calibrated()
+        evaluator = evaluator.informed(like=recipe)
     else:
         known = {"base": experiment.models.base, **experiment.models.experts}
         paths = {os.path.normpath(path): path for path in known.values()}
@@ -181,13 +214,13 @@ def export_command(run_dir: Path, number: int, out: Path, device: str) -> None:
     recipe = Recipe.from_yaml(run.recipe(number))
     if recipe.aim is not None:
         recipe = replace(recipe, aim=replace(recipe.aim, importance=str(run.importance)))
-    engine = engine_for(recipe, device)
+    merger = merger_for(recipe, device)
     scores: Mapping[str, Any] = {}
     for entry in results.front:
         if entry.trial == number and entry.report is not None:
             scores = entry.to_dict()["report"]
     exported = Exported(recipe, scores, str(results.experiment["name"]))
-    export_model(engine, exported, out, results.experiment["models"]["dtype"])
+    export_model(merger, exported, out, results.experiment["models"]["dtype"])
     OUT.print(str(out), markup=False)
 
 

@@ -34,6 +34,7 @@ class ModelsConfig:
     experts: dict[str, str]
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     device: str = "auto"
+    placement: Literal["auto", "device", "pinned", "mapped"] = "auto"
 
 
 @checked(frozen=True, config=_STRICT)

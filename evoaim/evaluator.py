@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from evoaim import calibration
-from evoaim.checkpoint import Checkpoint
+from evoaim import calibration, informed
+from evoaim.checkpoint import Weights
 from evoaim.config import Experiment
 from evoaim.engine import MergeEngine
 from evoaim.errors import CandidateError
 from evoaim.importance import Importance
+from evoaim.kernel import BASE
 from evoaim.live import load_tokenizer
 from evoaim.methods import facts
 from fitness.errors import ScoringError
@@ -35,7 +36,7 @@ class Evaluator:
     harness: Harness
     objectives: tuple[Objective, ...]
     panels: Mapping[Split, Panel]
-    blocks: tuple[torch.Tensor, ...]  # calibration tokens; () without AIM
+    blocks: tuple[torch.Tensor, ...]  # calibration tokens; () without calibration text
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Evaluator":
@@ -46,7 +47,7 @@ class Evaluator:
         """
         models = experiment.models
         engine = MergeEngine.from_pretrained(
-            models.base, models.experts, models.device, models.dtype
+            models.base, models.experts, models.device, models.dtype, None, models.placement
         )
         config = experiment.search_space
         space = replace(
@@ -72,6 +73,7 @@ class Evaluator:
             )
             blocks = calibration.token_blocks(tokenizer, text, experiment.calibration.block_size)
             calibration.check_context(engine.live, blocks)
+        informed.check_text([m.name for m in space.methods], blocks)
         panels = _panels(experiment, harness, objectives)
         return cls(experiment, space, engine, harness, objectives, panels, tuple(blocks))
 
@@ -89,8 +91,37 @@ class Evaluator:
             importance = Importance.load(measured)
         else:
             importance = calibration.importance_of(self.engine.base, self.engine.live, self.blocks)
-        device = next(self.engine.live.parameters()).device
-        return replace(self, engine=replace(self.engine, importance=importance.to(device)))
+        return replace(self, engine=self.engine.with_importance(importance))
+
+    def informed(self, folder: Path | None = None, like: Recipe | None = None) -> "Evaluator":
+        """The same with the statistics on text that merge methods need: read, or measured now.
+
+        Args:
+            folder: where those of this run are kept.
+            like: a recipe whose method is meant, or whose files; None: the space's methods.
+        """
+        if like is not None and like.statistics:
+            engine = replace(self.engine, merger=self.engine.merger.with_statistics_of(like))
+            return replace(self, engine=engine)
+        methods = [like.merge_method] if like is not None else [m.name for m in self.space.methods]
+        informed.check_text(methods, self.blocks)
+        models = {BASE if n == "base" else n: recipe for n, recipe in self.parents().items()}
+        engine = informed.with_statistics(self.engine, models, methods, self.blocks, folder)
+        return replace(self, engine=engine)
+
+    def stored(self, recipe: Recipe, run: str) -> Recipe:
+        """A recipe as a file of the run in folder `run`, whose files it names: it stands alone."""
+        aim = recipe.aim
+        if aim is not None:
+            aim = replace(aim, importance=f"{run}/importance.safetensors")
+        models, method = self.experiment.models, recipe.merge_method
+        paths = {BASE: models.base, **models.experts}
+        files = {
+            path: f"{run}/statistics/{informed.file_name(key)}"
+            for key, path in paths.items()
+            if informed.kinds_needed([method], key)
+        }
+        return replace(recipe, aim=aim, statistics=files)
 
     def parents(self) -> dict[str, Recipe]:
         """Base and experts as recipes, by name."""
@@ -98,7 +129,7 @@ class Evaluator:
         named = {"base": models.base, **models.experts}
         return {n: Recipe("linear", (Source(m, {"weight": 1.0}),)) for n, m in named.items()}
 
-    def models(self) -> dict[str, Checkpoint]:
+    def models(self) -> dict[str, Weights]:
         """Base and experts by name."""
         return {"base": self.engine.base, **self.engine.experts}
 

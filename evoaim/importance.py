@@ -1,99 +1,223 @@
 """AIM importance: how active every input channel of the base model is on calibration text.
 
-Activation-Informed Merging, arXiv:2502.02421. Per module, s_j = mean |x_j| over all tokens, where
-x is the module's input; importance I = s / max_j s, in [0, 1].
+Activation-Informed Merging, arXiv:2502.02421. Per weight, s_j = mean |x_j| over all tokens, where
+x is the input; importance I = s / max_j s, in [0, 1]. Other statistics s and other ways to bring
+them to [0, 1] are variants of it.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from evoaim.activations import STATISTICS, recorded
+from evoaim.blueprint import Blueprint, Place, roles
+from evoaim.checkpoint import Checkpoint
 from evoaim.errors import ConfigError
 
-FORMAT = "evoaim-importance-1"
+QUANTILE = 0.99  # of a weight's channels, from which on importance is 1
+MEANS = 2.0  # times the mean of a weight's channels, from which on importance is 1
+
+
+def _by_max(s: Tensor) -> Tensor:
+    return _capped(s, s.amax(-1, keepdim=True))
+
+
+def _by_quantile(s: Tensor) -> Tensor:
+    return _capped(s, s.quantile(QUANTILE, dim=-1, keepdim=True))
+
+
+def _by_mean(s: Tensor) -> Tensor:
+    return _capped(s, MEANS * s.mean(-1, keepdim=True))
+
+
+def _by_rank(s: Tensor) -> Tensor:
+    """The fraction of channels that are at most as active; 0 for a channel that never is."""
+    rank = torch.searchsorted(s.sort(-1).values, s.contiguous(), right=True)
+    return torch.where(s > 0, rank / s.shape[-1], torch.zeros_like(s))
+
+
+def _capped(s: Tensor, scale: Tensor) -> Tensor:
+    """min(1, s / scale); a dead weight, whose channels are all zero, keeps importance 0."""
+    scale = torch.where(scale > 0, scale, s.amax(-1, keepdim=True))
+    return (s / torch.where(scale > 0, scale, torch.ones_like(scale))).clamp(max=1.0)
+
+
+# A statistic (..., in) >= 0 to importance in [0, 1], along the last axis and free of its scale.
+NORMALIZATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "max": _by_max,
+    "quantile": _by_quantile,
+    "mean": _by_mean,
+    "rank": _by_rank,
+}
 
 
 @dataclass(frozen=True)
 class Importance:
-    """One vector a weight: weight name in the live model -> (in_features,) float32 in [0, 1].
+    """Statistics of every weight's inputs, scaled to maximum 1, which no normalization minds.
 
+    A vector is (in,), or (experts, in) for a packed weight whose experts have inputs of their own.
     Embeddings, weights tied to them, and biases have none: AIM does not touch them.
+
+    Args:
+        channels: checkpoint key of a weight -> mean |x|.
+        origin: what was measured on what.
+        variants: name of another statistic -> checkpoint key -> vector.
     """
 
     channels: Mapping[str, Tensor]
-    origin: Mapping[str, str] = field(default_factory=dict)  # what was measured on what
+    origin: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    # Vectors by identity (weights share them) as last asked for: all but omega changes rarely.
+    _normal: dict[tuple[int, str], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _power: dict[tuple[int, str], tuple[float, Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
-    def factor(self, weight: str, omega: float, gamma: float, axis: int) -> Tensor | None:
+    def factor(
+        self,
+        key: str,
+        omega: float,
+        gamma: float = 1.0,
+        axis: int = -1,
+        statistic: str = "mean_abs",
+        normalization: str = "max",
+    ) -> Tensor | None:
         """Relaxation factor `1 - I**gamma * (1 - omega)` along the input channels of a weight.
 
         Args:
-            weight: name in the live model.
+            key: of the weight in the checkpoint.
             omega: AIM strength in [0, 1]; 1 switches AIM off.
             gamma: exponent, above 0.
-            axis: where the input channels are: -1 for (out, in) and 1-D weights, 0 for (in, out).
+            axis: of the input channels in the checkpoint's tensor (see `Blueprint.axes`).
+            statistic: one of `STATISTICS`.
+            normalization: one of `NORMALIZATIONS`.
 
         Returns:
-            (in,) for axis -1, (in, 1) for axis 0; None where AIM changes nothing.
+            float32 that broadcasts over the checkpoint's tensor; None where AIM changes nothing.
+
+        Raises:
+            ConfigError: the statistic was not measured.
         """
-        channel = self.channels.get(weight)
-        if channel is None or omega == 1.0:
+        if omega == 1.0:
             return None
-        f = 1.0 - channel.pow(gamma) * (1.0 - omega)
-        return f if axis == -1 else f[:, None]
+        shaped = self.shaped(key, gamma, axis, statistic, normalization)
+        return None if shaped is None else 1.0 - shaped * (1.0 - omega)
+
+    def shaped(
+        self,
+        key: str,
+        gamma: float = 1.0,
+        axis: int = -1,
+        statistic: str = "mean_abs",
+        normalization: str = "max",
+    ) -> Tensor | None:
+        """Importance `I**gamma` of a weight's input channels, as in `factor`; None: it has none."""
+        if key not in self.channels:
+            return None
+        if statistic not in self.statistics:
+            raise ConfigError(
+                f"aim.statistic: '{statistic}' was not measured, only "
+                f"{', '.join(self.statistics)}; run `evoaim calibrate` again"
+            )
+        vector = (self.channels if statistic == "mean_abs" else self.variants[statistic])[key]
+        powered = self._powered(vector, gamma, normalization)
+        if axis != -1:
+            return powered.unsqueeze(-1)
+        return powered if powered.dim() == 1 else powered.unsqueeze(-2)
+
+    def _powered(self, vector: Tensor, gamma: float, normalization: str) -> Tensor:
+        """I**gamma of a vector."""
+        at = (id(vector), normalization)
+        if at not in self._normal:
+            self._normal[at] = NORMALIZATIONS[normalization](vector)
+        if gamma == 1.0:
+            return self._normal[at]
+        if at not in self._power or self._power[at][0] != gamma:
+            self._power[at] = (gamma, self._normal[at].pow(gamma))
+        return self._power[at][1]
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The names of what was measured."""
+        return ("mean_abs", *self.variants)
 
     def to(self, device: torch.device) -> "Importance":
         """The same importance on another device."""
-        return Importance({k: v.to(device) for k, v in self.channels.items()}, self.origin)
+        moved: dict[int, Tensor] = {}
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, one tensor a weight, whole or not at all.
+        def move(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            for v in vectors.values():
+                moved.setdefault(id(v), v.to(device))
+            return {k: moved[id(v)] for k, v in vectors.items()}
+
+        variants = {name: move(vectors) for name, vectors in self.variants.items()}
+        return Importance(move(self.channels), self.origin, variants)
+
+    def fitted(self, blueprint: Blueprint) -> "Importance":
+        """The same importance by checkpoint key, where it has names of the live model's parameters.
+
+        Those are the names that a live model is measured by and that files of version 1 have.
 
         Raises:
-            ConfigError: it cannot be written there.
+            ConfigError: a vector belongs to no weight of this architecture, or has another length.
         """
-        tensors = {k: v.cpu().contiguous() for k, v in self.channels.items()}
-        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-        try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"format": FORMAT, **self.origin})
-            temporary.replace(path)
-        except (SafetensorError, OSError) as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise ConfigError(f"importance '{path}': cannot be written ({error})") from None
+        sources = {
+            key: key if key in self.channels else place.parameter
+            for key, place in blueprint.places.items()
+        }
+        stray = sorted(set(self.channels) - set(sources.values()))
+        if stray:
+            raise _misfit(stray[0], self.channels[stray[0]], blueprint)
+
+        def pick(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            found = {}
+            for key, source in sources.items():
+                if source not in vectors:
+                    continue
+                vector, axis = vectors[source], blueprint.axes[key]
+                if source != key:
+                    vector = _part(vector, blueprint.places[key], axis)
+                if vector.shape[-1] != blueprint.shapes[key][axis]:
+                    raise _misfit(source, vector, blueprint)
+                found[key] = vector
+            return found
+
+        variants = {name: pick(vectors) for name, vectors in self.variants.items()}
+        return Importance(pick(self.channels), self.origin, variants)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all; see `evoaim.importance_file`."""
+        from evoaim.importance_file import write
+
+        write(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "Importance":
-        """Read a file written by `save`.
+        """Read a file written by `save`; see `evoaim.importance_file`."""
+        from evoaim.importance_file import read
 
-        Raises:
-            ConfigError: missing, damaged, or not an importance file.
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                origin = dict(file.metadata() or {})
-                channels = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise ConfigError(
-                f"importance '{path}': no such file; `evoaim calibrate` writes one"
-            ) from None
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(f"importance '{path}': cannot be read ({error})") from None
-        if origin.pop("format", None) != FORMAT:
-            raise ConfigError(f"importance '{path}': was not written by `evoaim calibrate`")
-        for name, channel in channels.items():
-            if not ((channel >= 0) & (channel <= 1)).all():
-                raise ConfigError(f"importance '{path}': '{name}' has values outside [0, 1]")
-        return cls(channels, origin)
+        return read(Path(path))
+
+
+def _part(vector: Tensor, place: Place, axis: int) -> Tensor:
+    """What a live parameter's vector says of the checkpoint tensor at a place in it."""
+    if not place.index:
+        return vector
+    if vector.dim() == 2:
+        vector = vector[place.index[0]]
+    at = place.index[axis]
+    return vector[..., at] if at != slice(0, vector.shape[-1]) else vector
+
+
+def _misfit(name: str, vector: Tensor, blueprint: Blueprint) -> ConfigError:
+    return ConfigError(
+        f"importance: was measured on another model ('{name}' with {vector.shape[-1]} channels is "
+        f"no weight of '{blueprint.name}'); run `evoaim calibrate {blueprint.name}`"
+    )
 
 
 def calibrate(base: str | nn.Module, token_batches: Iterable[Tensor] | None) -> Importance | None:
@@ -104,7 +228,8 @@ def calibrate(base: str | nn.Module, token_batches: Iterable[Tensor] | None) -> 
         token_batches: token ids, each (n, block) int64; None: AIM is not available.
 
     Returns:
-        The importance, on the CPU; None without token batches.
+        The importance, on the CPU; of a live model by the names of its parameters (see
+        `Importance.fitted`). None without token batches.
 
     Raises:
         ConfigError: no tokens, activations that are not finite, or the model cannot be loaded.
@@ -114,56 +239,35 @@ def calibrate(base: str | nn.Module, token_batches: Iterable[Tensor] | None) -> 
     if isinstance(base, str):
         from evoaim.live import load_live
 
-        base = load_live(base, torch.float32, torch.device("cpu"))
+        checkpoint = Checkpoint.open(base)
+        live = load_live(checkpoint, torch.float32, torch.device("cpu"))
+        return _measured(live, token_batches).fitted(Blueprint.of(checkpoint))
+    return _measured(base, token_batches)
+
+
+def _measured(model: nn.Module, token_batches: Iterable[Tensor]) -> Importance:
     digest, n_tokens = sha256(), 0
-    first = next(base.parameters())
-    with _recorded(base) as sums, torch.inference_mode():
+    first = next(model.parameters())
+    with recorded(model) as moments, torch.inference_mode():
         for batch in token_batches:
             digest.update(batch.cpu().contiguous().numpy().tobytes())
             n_tokens += batch.numel()
-            base(input_ids=batch.to(first.device), use_cache=False)
+            model(input_ids=batch.to(first.device), use_cache=False)
     if n_tokens == 0:
         raise ConfigError("calibration: no tokens; give text that is longer than one token")
-    channels = {}
-    for name, total in sums.items():
-        top = total.max()
-        if not torch.isfinite(top):
+    parameters, axes = dict(model.named_parameters(remove_duplicate=False)), roles(model)
+    vectors: dict[str, dict[str, Tensor]] = {name: {} for name in STATISTICS}
+    for name, moment in moments.items():
+        found = moment.statistics()
+        if not torch.isfinite(found).all():
             raise ConfigError(
                 f"calibration: the inputs of '{name}' are not finite in {first.dtype}; "
                 "take another models.dtype (bfloat16, float32)"
             )
-        scaled = total / top if top > 0 else torch.zeros_like(total)  # a dead module stays as it is
-        channels[name] = scaled.float().cpu()
-    origin = {"statistic": "mean_abs", "tokens": str(n_tokens), "text": digest.hexdigest()}
-    return Importance(channels, origin)
-
-
-@contextmanager
-def _recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Sums of |input| per channel in float64, by weight name, while the block runs."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    sums: dict[str, Tensor] = {}
-
-    def watch(name: str) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            x = inputs[0].detach()
-            total = x.reshape(-1, x.shape[-1]).float().abs().sum(0, dtype=torch.float64)
-            sums[name] = sums[name] + total if name in sums else total
-
-        return hook
-
-    hooks = [
-        module.register_forward_pre_hook(watch(f"{path}.weight"))
-        for path, module in model.named_modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter)
-        and module.weight.dim() in (1, 2)
-        and id(module.weight) not in embeddings
-    ]
-    training = model.training
-    model.eval()
-    try:
-        yield sums
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(training)
+        if found.shape[-1] != parameters[name].shape[axes[name][0]]:
+            continue  # the module takes something else first; see `coverage`
+        for statistic, row in zip(STATISTICS, found, strict=True):
+            vectors[statistic][name] = _by_max(row).float().cpu()
+    origin = {"tokens": str(n_tokens), "text": digest.hexdigest()}
+    variants = {name: vectors[name] for name in STATISTICS if name != "mean_abs"}
+    return Importance(vectors["mean_abs"], origin, variants)

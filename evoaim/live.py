@@ -1,13 +1,14 @@
 """The live model: a transformers module whose parameters are overwritten candidate by candidate."""
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from evoaim.blueprint import Blueprint as Blueprint
+from evoaim.blueprint import quiet as quiet
+from evoaim.blueprint import refusing
 from evoaim.checkpoint import Checkpoint
 from evoaim.errors import ConfigError
 
@@ -34,24 +35,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers without progress bars and advice, restored afterwards."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def load_live(model: str | Checkpoint, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A causal LM in evaluation mode, from safetensors, without remote code.
 
@@ -59,28 +42,20 @@ def load_live(model: str | Checkpoint, dtype: torch.dtype, device: torch.device)
         ConfigError: the checkpoint is refused (see `Checkpoint.open`) or lacks a weight, or
             transformers cannot build the architecture.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
-    # whatever a stranger's config makes transformers raise
-    wrong: tuple[type[Exception], ...] = (ValueError, TypeError, LookupError, RuntimeError)
-    wrong += (OSError, ImportError, ArithmeticError, AttributeError, StrictDataclassError)
     checkpoint = Checkpoint.open(model) if isinstance(model, str) else model
-    try:
-        with quiet():
-            live = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # reported by parameter_names, with the shape
+    blueprint = Blueprint.of(checkpoint)  # refuses what transformers would fill at random
+    with refusing(checkpoint):
+        live = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    for name, _ in live.named_parameters():
+        if name not in blueprint.keys:
+            raise ConfigError(
+                f"model '{checkpoint.name}': '{name}' has values of its own, but config.json ties "
+                f"it to '{blueprint.tied[name]}'; set tie_word_embeddings: false if that is wrong"
             )
-    except wrong as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"model '{checkpoint.name}': transformers cannot load it as a causal LM ({reason})"
-        ) from None
-    parameter_names(live, checkpoint)
     live.to(device).eval()
     live.requires_grad_(False)
     return live  # type: ignore[no-any-return]

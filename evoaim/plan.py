@@ -1,21 +1,31 @@
-"""From a recipe to what the kernel does to one tensor: names, precedence, gradients, filters."""
+"""From a recipe to what the kernel does with each tensor: names, filters and defaults resolved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 from evoaim.errors import ConfigError
-from evoaim.kernel import Mix
+from evoaim.kernel import BASE, Mix
 from evoaim.methods import Inputs
 from evoaim.registry import METHODS
 from evoaim.statistics import TensorStatistics
 from search_spaces.anatomy import Anatomy
+from search_spaces.dataflow import DataFlow, Flow
 from search_spaces.errors import SpaceError, unknown
-from search_spaces.parameters import Parameter, Setting
-from search_spaces.recipe import Recipe, Source, Spec, scalars, value_at
+from search_spaces.parameters import AIM_PARAMETERS, Parameter, Setting
+from search_spaces.recipe import Recipe, Spec, scalars, value_at
 
-BASE = ""  # key of the engine's base: no model can be named so
 IGNORED = {"int8_mask"}  # a memory option of mergekit without effect on the result
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """AIM's settings for one tensor; omega 1 is off."""
+
+    omega: float = 1.0
+    gamma: float = 1.0
+    statistic: str = "mean_abs"
+    normalization: str = "max"
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,7 @@ class Planner:
     recipe: Recipe
     method: ModuleType
     base: str | None  # key of the recipe's base model
-    experts: tuple[tuple[str, Source], ...]
-    anatomy: Anatomy
+    data: DataFlow
 
     @classmethod
     def of(cls, recipe: Recipe, keys: Mapping[str, str], anatomy: Anatomy) -> "Planner":
@@ -39,97 +48,91 @@ class Planner:
 
         Raises:
             ConfigError, SpaceError: an unknown method, model or parameter, a value out of range,
-                a number of experts that the method cannot take.
+                a number of experts that the method cannot take, layers that do not exist.
         """
         method = METHODS[recipe.merge_method]
         base = _key(recipe.base_model, keys) if recipe.base_model is not None else None
-        experts = [(_key(s.model, keys), s) for s in recipe.models]
         who = f"merge method '{recipe.merge_method}'"
-        if method.BASE != "none":
-            if base is None:
-                raise ConfigError(f"{who}: needs a base_model")
-            experts = [(k, s) for k, s in experts if k != base]
+        if method.BASE in ("delta", "endpoint") and base is None:
+            raise ConfigError(f"{who}: needs a base_model")
         if method.BASE == "delta" and base != BASE:
             raise ConfigError(
                 f"{who}: base_model '{recipe.base_model}' is one of the experts here; "
                 "the deltas are taken to the base"
-            )
-        if not experts:
-            raise ConfigError(f"{who}: needs at least one model besides the base")
-        if method.MAX_EXPERTS is not None and len(experts) > method.MAX_EXPERTS:
-            raise ConfigError(
-                f"{who}: takes at most {method.MAX_EXPERTS} model(s) besides the base, "
-                f"got {len(experts)}"
             )
         aim_base = recipe.aim.base_model if recipe.aim else None
         if aim_base is not None and _key(aim_base, keys) != BASE:
             raise ConfigError(
                 f"aim.base_model: '{aim_base}' is an expert here; AIM relaxes to the base"
             )
-        twice = [s.model for i, (k, s) in enumerate(experts) if k in dict(experts[:i])]
-        if twice:
-            raise ConfigError(f"{who}: '{twice[0]}' is listed twice, under different names")
-        settings = [recipe.parameters, *(s.parameters for _, s in experts)]
-        for parameters in settings:
+        for parameters in recipe.all_parameters:
             _check(parameters, method.PARAMETERS, who)
-        return cls(recipe, method, base, tuple(experts), anatomy)
+        planner = cls(recipe, method, base, DataFlow.of(recipe, anatomy, keys, BASE))
+        listed = [[s.model for s in part.sources] for part in recipe.slices]
+        for models in listed or [[s.model for s in recipe.models]]:
+            named = [_key(m, keys) for m in models]
+            twice = [m for i, m in enumerate(models) if named[i] != base and named[i] in named[:i]]
+            if twice:
+                raise ConfigError(f"{who}: '{twice[0]}' is listed twice, under different names")
+            _check_number(len(planner.experts(named)), method.EXPERTS, who)
+        return planner
 
-    def inputs(self, tensor: str) -> Inputs:
+    def experts(self, listed: Sequence[str]) -> tuple[str, ...]:
+        """The models that the method merges, of those that are listed for a tensor."""
+        if self.method.BASE == "none" or self.base is None:
+            return tuple(listed)
+        if self.method.BASE == "point":
+            return tuple(listed) if self.base in listed else (*listed, self.base)
+        return tuple(m for m in listed if m != self.base)
+
+    def inputs(self, flow: Flow) -> Inputs:
         """All parameters of one tensor.
 
         Raises:
             SpaceError: a required parameter has no value for this tensor.
         """
-        depth = self.anatomy.depth(tensor)
         declared: Mapping[str, Parameter] = self.method.PARAMETERS
+        experts = self.experts([f.model for f in flow.feeds])
 
-        def setting(name: str, sources: list[Mapping[str, Spec]]) -> Setting:
-            for source in sources:
-                value = value_at(source[name], tensor, depth) if name in source else None
-                if value is not None:
-                    return value
-            default = declared[name].default
-            if default is None:
+        def known(name: str, value: Setting | None) -> Setting:
+            if value is None:
+                value = declared[name].default
+            if value is None:
                 raise SpaceError(
                     f"merge method '{self.recipe.merge_method}': parameter '{name}' has no value "
-                    f"for tensor '{tensor}'; give one without a filter"
+                    f"for tensor '{flow.tensor}'; give one without a filter"
                 )
-            return default
+            return value
 
-        shared = self.recipe.parameters
-        own = {
-            key: {
-                n: setting(n, [source.parameters, shared])
-                for n, p in declared.items()
-                if p.per_model
-            }
-            for key, source in self.experts
-        }
-        return Inputs(
-            self.base,
-            tuple(key for key, _ in self.experts),
-            own,
-            {n: setting(n, [shared]) for n, p in declared.items() if not p.per_model},
-            self.recipe.seed,
-        )
+        per_model = [n for n, p in declared.items() if p.per_model]
+        own = {e: {n: known(n, flow.own(n, e)) for n in per_model} for e in experts}
+        shared = {n: known(n, flow.shared(n)) for n, p in declared.items() if not p.per_model}
+        anatomy = self.data.anatomy
+        layer = anatomy.layer(flow.tensor)
+        return Inputs(self.base, experts, own, shared, self.recipe.seed, layer, anatomy.n_layers)
 
+    def mix(self, tensor: TensorStatistics, flow: Flow) -> Mix:
+        """What to do to one tensor, AIM aside."""
+        mix: Mix = self.method.mix(tensor, self.inputs(flow))
+        return mix
 
-def plan(planner: Planner, tensor: TensorStatistics) -> tuple[Mix, float, float]:
-    """What to do to one tensor: the mix, and AIM's omega and gamma (1, 1 without AIM)."""
-    mix: Mix = planner.method.mix(tensor, planner.inputs(tensor.name))
-    aim = planner.recipe.aim
-    if aim is None:
-        return mix, 1.0, 1.0
-    depth = planner.anatomy.depth(tensor.name)
-    omega = value_at(aim.omega, tensor.name, depth)
-    gamma = value_at(aim.gamma, tensor.name, depth)
-    return mix, 1.0 if omega is None else float(omega), 1.0 if gamma is None else float(gamma)
+    def relaxation(self, flow: Flow) -> Relaxation:
+        """AIM's settings for one tensor."""
+        aim = self.recipe.aim
+        if aim is None:
+            return Relaxation()
+        found = {}
+        for name in AIM_PARAMETERS:
+            value = value_at(getattr(aim, name), flow.tensor, flow.depth)
+            if value is not None:
+                found[name] = value
+        return Relaxation(**found)  # type: ignore[arg-type]
 
 
 def notes(recipe: Recipe) -> list[str]:
     """What a reader of the recipe should know: settings without effect."""
     method = METHODS[recipe.merge_method]
-    given = [*recipe.parameters, *(p for s in recipe.models for p in s.parameters)]
+    given = [name for parameters in recipe.all_parameters for name in parameters]
     idle = sorted({p for p in given if p not in method.PARAMETERS and p not in IGNORED})
     return [f"'{p}' has no effect on {recipe.merge_method}" for p in idle]
 
@@ -140,14 +143,22 @@ def _key(name: str, keys: Mapping[str, str]) -> str:
     return keys[name]
 
 
+def _check_number(n: int, limits: tuple[int, int | None], who: str) -> None:
+    least, most = limits
+    if n < least:
+        models = "one model" if least == 1 else f"{least} models"
+        raise ConfigError(f"{who}: needs at least {models} besides the base, got {n}")
+    if most is not None and n > most:
+        raise ConfigError(f"{who}: takes at most {most} model(s) besides the base, got {n}")
+
+
 def _check(settings: Mapping[str, Spec], declared: Mapping[str, Parameter], who: str) -> None:
     for name, spec in settings.items():
         if name in IGNORED:
             continue
         if name not in declared:
             # mergekit ignores parameters of other methods; a name that no method has is a typo
-            everywhere = {p for m in METHODS for p in METHODS[m].PARAMETERS}
-            if name not in everywhere:
+            if name not in _everywhere():
                 raise SpaceError(f"{who}: {unknown('parameter', name, set(declared) | IGNORED)}")
             continue
         for value in scalars(spec):
@@ -155,3 +166,7 @@ def _check(settings: Mapping[str, Spec], declared: Mapping[str, Parameter], who:
                 declared[name].check(name, value)
             except SpaceError as error:
                 raise SpaceError(f"{who}: {error}") from None
+
+
+def _everywhere() -> set[str]:
+    return {p for m in METHODS for p in METHODS[m].PARAMETERS}

@@ -40,6 +40,11 @@ class RunDir:
         return self.path / "importance.safetensors"
 
     @property
+    def statistics(self) -> Path:
+        """Folder of the models' statistics on the calibration text, for methods that need them."""
+        return self.path / "statistics"
+
+    @property
     def front(self) -> Path:
         """The front with both scores."""
         return self.path / "front.json"

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -98,6 +98,7 @@ def run_search(
         evaluator = evaluator.calibrated(run.importance)
         if evaluator.engine.importance is not None and not run.importance.exists():
             evaluator.engine.importance.save(run.importance)
+        evaluator = evaluator.informed(run.statistics)
         progress.stage("scoring base and experts")
         parents = {
             name: evaluator.estimate(_scored(run, evaluator, name, recipe, "search"))
@@ -177,7 +178,7 @@ class _Loop:
     def _evaluate(self, number: int, genome: Genome) -> Trial:
         begin = time.perf_counter()
         recipe = self.evaluator.space.decode(genome)
-        text = _stored(recipe, "../importance.safetensors").to_yaml()
+        text = self.evaluator.stored(recipe, "..").to_yaml()
         write_text(self.run_dir.recipe(number), text)
         try:
             scores = self.evaluator.score(recipe, "search")
@@ -246,7 +247,7 @@ def _finish(
                 f"trial {trial.number}",
                 trial.number,
                 trial.genome,
-                _stored(recipe, str(run.importance)).to_dict(),
+                evaluator.stored(recipe, str(run.path)).to_dict(),
                 trial.estimates,
                 report,
             )
@@ -289,10 +290,3 @@ def _same_documents(scores: Scores, evaluator: Evaluator, split: Split) -> bool:
             if metric.key not in scores or scores[metric.key].documents != wanted:
                 return False
     return True
-
-
-def _stored(recipe: Recipe, importance: str) -> Recipe:
-    """The recipe as a file of the run: with the run's importance, so that it stands alone."""
-    if recipe.aim is None:
-        return recipe
-    return replace(recipe, aim=replace(recipe.aim, importance=importance))

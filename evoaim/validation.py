@@ -1,14 +1,16 @@
 """What `evoaim validate` prints: all that can be known of a search without running it."""
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import zip_longest
 
-import psutil
-import torch
-
+from evoaim.blueprint import Blueprint
 from evoaim.config import Experiment
-from evoaim.errors import ConfigError
+from evoaim.coverage import coverage
 from evoaim.evaluator import Evaluator
 from evoaim.live import DTYPES
+from evoaim.merger import Merger
+from evoaim.placement import size_text
 from fitness.objectives import contradictions
 from search_spaces.genes import Choice, Gene
 
@@ -19,13 +21,17 @@ def describe(experiment: Experiment) -> Iterator[str]:
     Raises:
         ConfigError, SpaceError, FitnessError: what `evoaim search` would refuse.
     """
-    evaluator = Evaluator.of(experiment)
-    engine = evaluator.engine
-    models = {"base": engine.base, **engine.experts}
     yield f"experiment  {experiment.name}, seed {experiment.seed}"
-    for name, model in models.items():
-        yield f"model       {name}: {model.name}, {_size(model.n_bytes)} in {model.dtype}"
-    yield from _memory(evaluator)
+    models = experiment.models
+    merger = Merger.open(
+        models.base, models.experts, models.device, models.placement, DTYPES[models.dtype]
+    )
+    for key, model in merger.models.items():
+        size = size_text(model.n_bytes)
+        yield f"model       {key or 'base'}: {model.name}, {size} in {model.dtype}"
+    for line, head in zip_longest(merger.placement.lines(), ["memory"], fillvalue=""):
+        yield f"{head:<12}{line}"
+    evaluator = Evaluator.of(experiment)
     genes = evaluator.space.genes
     yield f"genes       {len(genes)}; {len(evaluator.space.seeds())} seed recipes go first"
     yield from (f"            {_gene(g)}" for g in genes)
@@ -37,11 +43,12 @@ def describe(experiment: Experiment) -> Iterator[str]:
         yield f"documents   {split}: {sizes}"
     tokens = sum(b.numel() for b in evaluator.blocks)
     yield f"calibration {tokens} tokens" if tokens else "calibration none: AIM is not available"
+    yield from _coverage(merger.blueprint) if tokens else ()
     yield from (f"warning     {text}" for text in contradictions(evaluator.objectives))
     n, budget = len(evaluator.panels["search"]), experiment.budget
     cost = f"{n} documents a candidate"
     if budget.candidates is not None:
-        total = n * (budget.candidates + len(models))
+        total = n * (budget.candidates + len(merger.models))
         cost += f", {budget.candidates} candidates: {total} document evaluations, base and experts"
         cost += " included"
     if budget.minutes is not None:
@@ -50,32 +57,12 @@ def describe(experiment: Experiment) -> Iterator[str]:
     yield "valid"
 
 
-def _memory(evaluator: Evaluator) -> Iterator[str]:
-    """The memory plan.
-
-    Raises:
-        ConfigError: the plan does not fit.
-    """
-    engine = evaluator.engine
-    stored = [m.n_bytes for m in (engine.base, *engine.experts.values())]
-    parameters = sum(p.numel() for p in engine.live.parameters())
-    live = parameters * DTYPES[evaluator.experiment.models.dtype].itemsize
-    device = next(engine.live.parameters()).device
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        need, place = sum(stored) + live, "base and experts resident on the GPU"
-        free += live  # the live model is there already
-    else:
-        free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
-        free += live  # it is there already
-        need, place = live, f"base and experts memory-mapped ({_size(sum(stored))})"
-    yield f"memory      {device}: {_size(live)} live model, {place}"
-    yield f"            {_size(free)} of {_size(total)} free; needs {_size(need)}"
-    if need > free:
-        raise ConfigError(
-            f"models: {_size(need)} are needed on {device}, {_size(free)} are free; "
-            "use a smaller dtype (models.dtype: bfloat16), fewer experts, or another device"
-        )
+def _coverage(blueprint: Blueprint) -> Iterator[str]:
+    """What AIM can relax, and why it leaves the rest alone."""
+    found = coverage(blueprint)
+    without = Counter(c.why for c in found if not c.covered)
+    yield f"aim         relaxes {len(found) - without.total()} of {len(found)} tensors"
+    yield from (f"            not {n}: {why}" for why, n in without.items())
 
 
 def _gene(gene: Gene) -> str:
@@ -87,11 +74,3 @@ def _gene(gene: Gene) -> str:
     if gene.when is not None:
         text += f" while {gene.when.gene} is {' or '.join(map(str, gene.when.values))}"
     return text
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"

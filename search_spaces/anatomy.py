@@ -9,8 +9,24 @@ from search_spaces.errors import SpaceError, unknown
 # Module type -> substrings of tensor names, over the architectures of transformers. mergekit's
 # filters are substring tests too, so a type can be written into a recipe as a filter.
 MODULE_TYPES: Mapping[str, tuple[str, ...]] = {
-    "attn": (".self_attn.", ".self_attention.", ".attention.", ".attn."),
-    "mlp": (".mlp.", ".block_sparse_moe.", ".feed_forward.", ".ffn."),
+    "attn": (
+        ".self_attn.",
+        ".self_attention.",
+        ".attention.",
+        ".attn.",
+        ".linear_attn.",  # Qwen3-Next
+        ".temporal_block.",  # RecurrentGemma
+    ),
+    "mlp": (
+        ".mlp.",
+        ".block_sparse_moe.",
+        ".feed_forward.",
+        ".ffn.",
+        ".mlp_block.",  # RecurrentGemma
+        ".shared_mlp.",  # GraniteMoeHybrid
+        ".fc1.",  # OPT has no module around these two
+        ".fc2.",
+    ),
 }
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")

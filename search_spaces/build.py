@@ -8,11 +8,11 @@ from typing import Any
 from search_spaces import strict_yaml
 from search_spaces.anatomy import Anatomy
 from search_spaces.errors import SpaceError, unknown
-from search_spaces.parameters import AIM_PARAMETERS, Parameter
+from search_spaces.parameters import AIM_PARAMETERS, Parameter, Setting
 from search_spaces.space import MethodFacts, Models, Searched, SearchSpace
 
 AXES = ("expert", "group", "module")
-_GENE_KEYS = {"low", "high", "log", "per"}
+_GENE_KEYS = {"low", "high", "log", "per", "options"}
 _SPACE_KEYS = {"method", "genes", "fixed"}
 
 
@@ -53,7 +53,7 @@ def build_space(
 
     Args:
         block: `method`: a name or a list of names (then the method is a gene); `genes`: parameter
-            -> {low, high, log, per}, all optional; `fixed`: parameter -> value.
+            -> {low, high, log, options, per}, all optional; `fixed`: parameter -> value.
         layout: layer groups and module types that `per: [group, module]` refers to.
         facts: a method's declaration by name; raises for unknown names.
         models: base and experts.
@@ -126,25 +126,47 @@ def _searched(genes: Any, methods: Sequence[MethodFacts]) -> tuple[Searched, ...
                 raise SpaceError(f"{where}.per: {unknown('axis', axis, AXES)}")
         if "expert" in per and not declared.per_model:
             raise SpaceError(f"{where}.per: {name} is one value for all experts; drop 'expert'")
-        if declared.switch:
-            raise SpaceError(f"{where}: is true or false and cannot be searched; put it in fixed")
-        if declared.search is None and not {"low", "high"} <= set(options):
-            raise SpaceError(f"{where}: has no search range; give low and high, or put it in fixed")
-        low, high = declared.search or (0.0, 1.0)
-        low = declared.check(f"{where}.low", options.get("low", low))
-        high = declared.check(f"{where}.high", options.get("high", high))
-        log = options.get("log", declared.log)
-        if not isinstance(log, bool):
-            raise SpaceError(f"{where}.log: true or false expected, got {log!r}")
-        if not low < high:
-            raise SpaceError(
-                f"{where}: low must be below high, got [{low:g}, {high:g}]; "
-                "a value that shall not vary belongs under search_space.fixed"
-            )
-        if log and low <= 0:
-            raise SpaceError(f"{where}: log needs low > 0, got {low:g}")
-        found.append(Searched(name, float(low), float(high), log, frozenset(per), users))
+        found.append(_gene(name, declared, (options, where), frozenset(per), users))
     return tuple(found)
+
+
+def _gene(
+    name: str,
+    declared: Parameter,
+    given: tuple[Mapping[str, Any], str],
+    per: frozenset[str],
+    users: tuple[str, ...],
+) -> Searched:
+    """One searched parameter: a range of numbers, or a choice of names or true/false."""
+    options, where = given
+    named = declared.choices or ((False, True) if declared.switch else ())
+    if named:
+        wrong = sorted({"low", "high", "log"} & set(options))
+        if wrong:
+            raise SpaceError(f"{where}: is a choice, '{wrong[0]}' does not apply; give options")
+        chosen = options.get("options", list(named))
+        if not isinstance(chosen, list) or len(chosen) < 2:
+            raise SpaceError(f"{where}.options: at least two of {list(named)} expected")
+        checked = tuple(declared.check(f"{where}.options", v) for v in chosen)
+        return Searched(name, 0.0, 0.0, False, per, users, options=checked)
+    if "options" in options:
+        raise SpaceError(f"{where}: is a number, 'options' does not apply; give low and high")
+    if declared.search is None and not {"low", "high"} <= set(options):
+        raise SpaceError(f"{where}: has no search range; give low and high, or put it in fixed")
+    low, high = declared.search or (0.0, 1.0)
+    low = float(declared.check(f"{where}.low", options.get("low", low)))
+    high = float(declared.check(f"{where}.high", options.get("high", high)))
+    log = options.get("log", declared.log)
+    if not isinstance(log, bool):
+        raise SpaceError(f"{where}.log: true or false expected, got {log!r}")
+    if not low < high:
+        raise SpaceError(
+            f"{where}: low must be below high, got [{low:g}, {high:g}]; "
+            "a value that shall not vary belongs under search_space.fixed"
+        )
+    if log and low <= 0:
+        raise SpaceError(f"{where}: log needs low > 0, got {low:g}")
+    return Searched(name, low, high, log, per, users, whole=declared.whole)
 
 
 def _declared(
@@ -159,9 +181,7 @@ def _declared(
     return next(m for m in methods if m.name == users[0]).parameters[name], users
 
 
-def _fixed(
-    fixed: Any, methods: Sequence[MethodFacts], searched: set[str]
-) -> dict[str, float | bool]:
+def _fixed(fixed: Any, methods: Sequence[MethodFacts], searched: set[str]) -> dict[str, Setting]:
     if fixed is None:
         return {}
     if not isinstance(fixed, Mapping):

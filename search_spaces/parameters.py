@@ -7,7 +7,7 @@ from typing import Any
 
 from search_spaces.errors import SpaceError
 
-Setting = float | bool
+Setting = float | bool | str
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,21 @@ class Parameter:
         log: search the logarithm.
         per_model: every expert has its own value.
         switch: the parameter is true or false.
+        choices: the parameter is one of these names; searched if asked, never by default.
+        whole: the parameter is a whole number.
     """
 
     doc: str
     default: Setting | None = None
-    published: float | None = None
-    identity: float | None = None
+    published: Setting | None = None
+    identity: Setting | None = None
     legal: tuple[float, float] = (-math.inf, math.inf)
     search: tuple[float, float] | None = None
     log: bool = False
     per_model: bool = False
     switch: bool = False
+    choices: tuple[str, ...] = ()
+    whole: bool = False
 
     def check(self, name: str, value: Any) -> Setting:
         """`value`, if it is legal.
@@ -46,8 +50,15 @@ class Parameter:
             if not isinstance(value, bool):
                 raise SpaceError(f"parameter '{name}': true or false expected, got {value!r}")
             return value
+        if self.choices:
+            if value not in self.choices:
+                allowed = ", ".join(self.choices)
+                raise SpaceError(f"parameter '{name}': one of {allowed} expected, got {value!r}")
+            return str(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SpaceError(f"parameter '{name}': a number expected, got {value!r}")
+        if self.whole and value != round(value):
+            raise SpaceError(f"parameter '{name}': a whole number expected, got {value!r}")
         low, high = self.legal
         if not (low <= value <= high and abs(value) <= sys.float_info.max):
             raise SpaceError(f"parameter '{name}': must lie in [{low:g}, {high:g}], got {value!r}")
@@ -72,5 +83,21 @@ AIM_PARAMETERS = {
         legal=(0.01, 100.0),
         search=(0.25, 4.0),
         log=True,
+    ),
+    "statistic": Parameter(
+        "what is taken of an input channel's activations x: mean |x|, root mean square, maximum, "
+        "standard deviation",
+        default="mean_abs",
+        published="mean_abs",
+        identity="mean_abs",
+        choices=("mean_abs", "rms", "max_abs", "std"),
+    ),
+    "normalization": Parameter(
+        "how importance reaches [0, 1] per weight: over the maximum, the 0.99 quantile or twice "
+        "the mean of the channels, or as a rank",
+        default="max",
+        published="max",
+        identity="max",
+        choices=("max", "quantile", "mean", "rank"),
     ),
 }

@@ -10,9 +10,8 @@ from itertools import combinations
 from typing import Any
 
 from search_spaces.anatomy import Anatomy
-from search_spaces.errors import SpaceError
-from search_spaces.genes import Choice, Gene, Genome, Real, Value, When, canonical
-from search_spaces.parameters import AIM_PARAMETERS, Parameter
+from search_spaces.genes import Choice, Gene, Genome, Real, Value, When, Whole, canonical
+from search_spaces.parameters import AIM_PARAMETERS, Parameter, Setting
 from search_spaces.recipe import Aim, Recipe, Source, Spec
 
 STEP = 1e-3  # grid of linear genes: readable recipes, and statistics that can be prepared
@@ -28,6 +27,7 @@ class MethodFacts:
     name: str
     parameters: Mapping[str, Parameter]
     max_experts: int | None = None
+    endpoint: bool = True  # with one expert: the other end may be an expert, too
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,16 @@ class Searched:
     log: bool
     per: frozenset[str]
     methods: tuple[str, ...]  # in which it is active; empty: in all
+    options: tuple[Setting, ...] = ()  # of a choice; then low and high mean nothing
+    whole: bool = False
 
-    def gene(self, name: str, method_gene: bool) -> Real:
+    def gene(self, name: str, method_gene: bool) -> Gene:
         """The gene for one expert and cell."""
         when = When(METHOD, self.methods) if method_gene and self.methods else None
+        if self.options:
+            return Choice(name, self.options, when)
+        if self.whole:
+            return Whole(name, round(self.low), round(self.high), when)
         fine = self.log and self.low < 10 * STEP  # too fine a range for the grid
         return Real(name, self.low, self.high, self.log, None if fine else STEP, when)
 
@@ -62,7 +68,7 @@ class SearchSpace:
 
     methods: tuple[MethodFacts, ...]
     searched: tuple[Searched, ...]
-    fixed: Mapping[str, float | bool]
+    fixed: Mapping[str, Setting]
     models: Models
     anatomy: Anatomy
     layer_groups: int
@@ -171,8 +177,9 @@ class SearchSpace:
         for s in self.searched:
             p = (AIM_PARAMETERS | dict(method.parameters)).get(s.name)
             known = [getattr(p, kind), p.default] if p else []
-            value = next((float(v) for v in known if v is not None), (s.low + s.high) / 2)
-            values |= dict.fromkeys(self._names(s), value)
+            middle: Value = s.options[0] if s.options else (s.low + s.high) / 2
+            fitting = (v for v in known if v is not None and (not s.options or v in s.options))
+            values |= dict.fromkeys(self._names(s), next(fitting, middle))
         return values
 
     @property
@@ -237,7 +244,5 @@ def _cell_name(cell: tuple[int | None, str | None]) -> str:
     return ".".join(p for p in (f"g{group}" if group is not None else "", module or "") if p)
 
 
-def _plain(value: Value) -> float:
-    if isinstance(value, str):
-        raise SpaceError(f"a number expected, got {value!r}")
-    return float(value)
+def _plain(value: Value) -> Setting:
+    return value if isinstance(value, bool | str) else float(value)

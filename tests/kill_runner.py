@@ -23,7 +23,7 @@ assert evoaim.evaluator
 
 
 class Tell:
-    """Writes a byte when the first candidate is about to be proposed."""
+    """Writes a byte when the first candidate is about to be proposed, and after every candidate."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -32,7 +32,8 @@ class Tell:
         if text == "searching":
             os.write(self.fd, b"x")
 
-    def candidate(self, snapshot: object) -> None: ...
+    def candidate(self, snapshot: object) -> None:
+        os.write(self.fd, b"x")
 
 
 def child(spec: Experiment, folder: Path) -> tuple[int, int]:
@@ -66,15 +67,19 @@ def main() -> None:
     os.read(read, 1)
     begin = time.monotonic()
     os.waitpid(pid, 0)
-    duration = time.monotonic() - begin
+    candidates = spec.budget.candidates
+    assert candidates is not None
+    each = (time.monotonic() - begin) / candidates
     killed = 0
-    for _ in range(kills):
+    for _ in range(kills):  # together they let fewer candidates through than there are
         pid, read = child(spec, folder / "killed")
-        os.read(read, 1)
-        time.sleep(random.uniform(0.0, duration / kills))
+        for _ in range(random.randint(1, candidates // (kills + 1))):
+            os.read(read, 1)
+        time.sleep(random.uniform(0.0, each))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         killed += os.WIFSIGNALED(status)
+        os.close(read)
     pid, read = child(spec, folder / "killed")
     _, status = os.waitpid(pid, 0)
     assert status == 0

@@ -3,18 +3,21 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from evoaim import Experiment, MergeEngine, Recipe, calibrate, run_search
 from evoaim.commands import export_command, merge_command
-from evoaim.errors import ConfigError
+from evoaim.errors import CandidateError, ConfigError
 from evoaim.evaluator import Evaluator
 from evoaim.export import Exported, export_model, public_names
+from evoaim.merger import Merger
 
 TEXT = torch.arange(4, 36).view(2, 16)
 
@@ -48,8 +51,13 @@ def test_the_folder_is_complete(exported: tuple[int, Path], family: dict[str, st
         "recipe.yaml",
         "mergekit_config.yml",
     }
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+    for name in ("tokenizer.json", "generation_config.json"):
         assert (out / name).read_bytes() == (Path(family["base"]) / name).read_bytes()
+    ours, theirs = (
+        json.loads((folder / "tokenizer_config.json").read_text())
+        for folder in (out, Path(family["base"]))
+    )
+    assert ours == theirs | {"tokenizer_class": "PreTrainedTokenizerFast"}  # for transformers 4
     assert not [p for p in out.parent.iterdir() if p.name.startswith(".exported")]
     umask = os.umask(0)
     os.umask(umask)
@@ -175,24 +183,39 @@ def test_config_reads_the_same_in_transformers_4_and_5(exported: tuple[int, Path
     assert config["dtype"] == config["torch_dtype"] == "float32"
 
 
+def halves(family: dict[str, str], method: str = "task_arithmetic") -> Recipe:
+    """Half of the way from the base to the expert a."""
+    models = [{"model": family["a"], "parameters": {"weight": 0.5}}]
+    return Recipe.from_dict(
+        {"merge_method": method, "base_model": family["base"], "models": models}
+    )
+
+
 def test_shards(family: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr("evoaim.export.SHARD_BYTES", 20_000)
-    engine = MergeEngine.from_pretrained(family["base"], {"a": family["a"]}, "cpu")
-    recipe = Recipe.from_dict(
-        {
-            "merge_method": "task_arithmetic",
-            "base_model": "base",
-            "models": [{"model": "a", "parameters": {"weight": 1}}],
-        }
-    )
-    out = export_model(engine, Exported(recipe, {}), tmp_path / "out", "bfloat16")
+    monkeypatch.setattr("evoaim.export.shards.SHARD_BYTES", 20_000)
+    merger = Merger.open(family["base"], {"a": family["a"]}, "cpu")
+    out = export_model(merger, Exported(halves(family), {}), tmp_path / "out", "bfloat16")
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 2
     _, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
+
+
+def test_bfloat16_is_one_rounding_of_the_candidate(family: dict[str, str], tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    experts = {"a": family["a"]}
+    engine = MergeEngine.from_pretrained(family["base"], experts, "cpu", "bfloat16")
+    out = export_model(engine.merger, Exported(halves(family), {}), tmp_path / "out", "bfloat16")
+    exported = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16).eval()
+    with engine.materialize(halves(family)) as live:
+        assert torch.equal(exported(TEXT).logits, live(TEXT).logits)
+    exact = export_model(engine.merger, Exported(halves(family), {}), tmp_path / "exact", "float32")
+    rounded, whole = (load_file(f / "model.safetensors") for f in (out, exact))
+    assert all(torch.equal(rounded[k], whole[k].bfloat16()) for k in whole)
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(
@@ -212,6 +235,51 @@ def test_nothing_is_overwritten_and_nothing_half_written(
     with pytest.raises(RuntimeError, match="not finite"):
         merge_command(bad, tmp_path / "new", "cpu", None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml", "full"]
+
+
+def test_an_interrupted_export_leaves_nothing(
+    family: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merger = Merger.open(family["base"], {"a": family["a"]}, "cpu")
+    calls, real = [], Merger.merge_into
+
+    def third_time(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(Merger, "merge_into", third_time)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(merger, Exported(halves(family), {}), tmp_path / "out", "float32")
+    assert len(calls) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(family: dict[str, str], tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="needs POSIX limits")
+    merger = Merger.open(family["base"], {"a": family["a"]}, "cpu")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # a shard needs more
+    try:
+        with pytest.raises(ConfigError, match=r"cannot be written \(.*32\.\d MiB are needed"):
+            export_model(merger, Exported(halves(family), {}), tmp_path / "out", "float32")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_expert_is_named(family: dict[str, str], tmp_path: Path) -> None:
+    shutil.copytree(family["a"], tmp_path / "a")
+    weights = load_file(tmp_path / "a" / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(weights, tmp_path / "a" / "model.safetensors", metadata={"format": "pt"})
+    merger = Merger.open(family["base"], {"a": str(tmp_path / "a")}, "cpu")
+    recipe = halves({**family, "a": str(tmp_path / "a")})
+    words = r"model '.*/a': tensor 'model\.layers\.1\.mlp\.up_proj\.weight' in model\.safetensors"
+    with pytest.raises(CandidateError, match=words + ".* NaN"):
+        export_model(merger, Exported(recipe, {}), tmp_path / "out", "float32")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_importance_file_of_a_recipe(family: dict[str, str], tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from evoaim.calibration import importance_of, read_texts, token_blocks
 from evoaim.checkpoint import Checkpoint
 from evoaim.errors import ConfigError
-from evoaim.importance import Importance, calibrate
-from evoaim.live import input_axes, load_live, load_tokenizer, quiet
+from evoaim.importance import NORMALIZATIONS, Importance, calibrate
+from evoaim.live import load_live, load_tokenizer
+from search_spaces.parameters import AIM_PARAMETERS
 
 GENERATOR = torch.Generator().manual_seed(7)
 TOKENS = torch.randint(3, 67, (4, 16), generator=GENERATOR)
@@ -132,50 +133,23 @@ def test_the_factor_lies_between_omega_and_one(
     assert torch.equal(column, factor[:, None])
 
 
-SIZES = {
-    "vocab_size": 67,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
-OLD = {"vocab_size": 67, "n_embd": 32, "hidden_size": 32, "n_layer": 2, "n_head": 4}
-ARCHITECTURES = {
-    "Qwen3": SIZES | {"head_dim": 8},
-    "Gemma2": SIZES | {"head_dim": 8},
-    "Phi3": SIZES,
-    "Starcoder2": SIZES,
-    "GPT2": OLD | {"n_positions": 64},
-    "GPTNeoX": SIZES,
-    "Falcon": SIZES,
-    "Bloom": OLD,
-    "OPT": SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32},
-}
+INPUTS = ("self_attn.q", "self_attn.k", "mlp.up")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_matrix_of_an_architecture_is_measured_along_its_inputs(name: str) -> None:
-    import transformers
-
-    with quiet():
-        config = getattr(transformers, f"{name}Config")(**ARCHITECTURES[name])
-        live = transformers.AutoModelForCausalLM.from_config(config)
-    found = calibrate(live, [TOKENS])
-    assert found is not None
-    axes = input_axes(live)
-    tables = {id(m.weight) for m in live.modules() if isinstance(m, nn.Embedding)}
-    for key, parameter in live.named_parameters():
-        if parameter.dim() != 2 or id(parameter) in tables:
-            assert parameter.dim() == 1 or key not in found.channels
-            continue
-        assert axes[key] == (0 if name == "GPT2" else -1) or key == "lm_head.weight"
-        assert found.channels[key].shape == (parameter.shape[axes[key]],)
-        factor = found.factor(key, 0.25, 1.0, axes[key])
-        assert factor is not None
-        assert (parameter * factor).shape == parameter.shape
+def test_a_file_of_version_1_is_read(measured: Importance, tmp_path: Path) -> None:
+    file = tmp_path / "i.safetensors"
+    metadata = {"format": "evoaim-importance-1", "statistic": "mean_abs", "tokens": "64"}
+    save_file(dict(measured.channels), file, metadata=metadata)
+    read = Importance.load(file)
+    assert read.origin["tokens"] == "64"
+    for name in measured.channels:
+        for way in NORMALIZATIONS:
+            ours, theirs = (i.factor(name, 0.3, 2.0, -1, "mean_abs", way) for i in (measured, read))
+            assert ours is not None
+            assert theirs is not None
+            assert torch.equal(ours, theirs)
+    with pytest.raises(ConfigError, match=r"statistic: 'rms' was not measured, only mean_abs; run"):
+        read.factor("model.norm.weight", 0.3, statistic="rms")
 
 
 def test_saving_and_loading_changes_nothing(measured: Importance, tmp_path: Path) -> None:
@@ -185,6 +159,12 @@ def test_saving_and_loading_changes_nothing(measured: Importance, tmp_path: Path
     assert read.origin == measured.origin
     assert read.channels.keys() == measured.channels.keys()
     assert all(torch.equal(v, read.channels[k]) for k, v in measured.channels.items())
+    assert read.statistics == measured.statistics == tuple(AIM_PARAMETERS["statistic"].choices)
+    for name, vectors in measured.variants.items():
+        assert all(torch.equal(v, read.variants[name][k]) for k, v in vectors.items())
+    q, k, up = (read.channels[f"model.layers.0.{m}_proj.weight"] for m in INPUTS)
+    assert q is k
+    assert q is not up
 
 
 def test_files_that_are_refused(measured: Importance, tmp_path: Path) -> None:

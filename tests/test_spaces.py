@@ -1,7 +1,6 @@
 """Search spaces: genes, decoding cell by cell, seeds, presets, and what is refused."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -117,7 +116,7 @@ def test_every_genome_decodes_to_its_genes_values(
         check_cells(space, layout, genome, recipe)
         planner = Planner.of(recipe, keys, space.anatomy)
         for tensor in space.anatomy.tensors:
-            planner.inputs(tensor)
+            planner.inputs(planner.data.flow(tensor))
 
 
 @pytest.mark.parametrize(
@@ -172,10 +171,14 @@ def engine(family: dict[str, str]) -> MergeEngine:
     plain = MergeEngine.from_pretrained(family["base"], {n: family[n] for n in "abc"}, "cpu")
     weights = dict(plain.live.named_parameters())
     ones = Importance({k: torch.ones(v.shape[-1]) for k, v in weights.items() if "proj" in k})
-    return replace(plain, importance=ones)
+    return plain.with_importance(ones)
 
 
-@pytest.mark.parametrize("preset", preset_names())
+# Flattened or truncated spectra are no expert's, whatever the weights.
+SPECTRAL = {"iso_c_aim", "tsv_m_aim"}
+
+
+@pytest.mark.parametrize("preset", sorted(set(preset_names()) - SPECTRAL))
 @pytest.mark.parametrize("n", [1, 3])
 def test_among_the_seeds_is_every_expert(engine: MergeEngine, preset: str, n: int) -> None:
     experts = {e: engine.experts[e] for e in "abc"[:n]}
@@ -185,7 +188,7 @@ def test_among_the_seeds_is_every_expert(engine: MergeEngine, preset: str, n: in
     found = set()
     for seed in space.seeds():
         with engine.materialize(space.decode(seed)) as live:
-            merged = {engine.names[k]: v.clone() for k, v in live.named_parameters()}
+            merged = {k: v.clone() for k, v in live.named_parameters()}
         for name, expert in experts.items():
             if all(torch.allclose(v, expert.tensor(k), atol=1e-6) for k, v in merged.items()):
                 found.add(name)
@@ -277,7 +280,8 @@ TA = {"method": "task_arithmetic", "genes": {"weight": {}}}
         ({"genes": {"omega": {"high": 1.5}}}, Layout(), r"must lie in \[0, 1\], got 1.5"),
         ({"genes": {"weight": {"log": True}}}, Layout(), r"log needs low > 0, got 0"),
         ({"genes": {"weight": {"log": 1}}}, Layout(), r"log: true or false expected, got 1"),
-        ({"genes": {"normalize": {}}}, Layout(), r"is true or false and cannot be searched"),
+        ({"genes": {"normalize": {"low": 0}}}, Layout(), r"is a choice, 'low' does not apply"),
+        ({"genes": {"weight": {"options": [1, 2]}}}, Layout(), r"is a number, 'options' does not"),
         ({"genes": {"omega": {}}}, Layout(), r"task_arithmetic needs 'weight'"),
         ({"fixed": 5}, Layout(), r"fixed: 'parameter: value' expected, got 5"),
         ({"fixed": {"weight": 1}}, Layout(), r"fixed.weight: is searched already"),
@@ -292,7 +296,7 @@ def test_refusals(change: dict[str, Any], layout: Layout, message: str) -> None:
 
 
 def test_refusals_of_the_model_and_of_names() -> None:
-    opt = Anatomy.of(["model.decoder.layers.0.fc1.weight"], 1)
+    opt = Anatomy.of(["model.decoder.layers.0.odd.weight"], 1)
     with pytest.raises(SpaceError, match=r"module type 'mlp': no tensor name .*leave it out"):
         space_of("ties_aim", Layout(1, ("mlp",)), 1, opt)
     with pytest.raises(SpaceError, match=r"unknown preset 'ties'; did you mean 'ties_aim'\?"):

@@ -1,87 +1,73 @@
 """One merged model as an ordinary Hugging Face checkpoint folder, written whole or not at all."""
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from evoaim.checkpoint import Checkpoint
-from evoaim.engine import MergeEngine
-from evoaim.errors import CandidateError, ConfigError
-from evoaim.export.card import Card, model_card
+from evoaim.errors import ConfigError
+from evoaim.export.accounting import Accounts, account
+from evoaim.export.companions import model_config, write_companions, write_json
+from evoaim.export.shards import check_space, write_shards
+from evoaim.export.texts import Exported, kept_statistics, public_names, write_texts
+from evoaim.kernel import BASE, Written
 from evoaim.live import DTYPES
-from search_spaces import strict_yaml
-from search_spaces.recipe import Recipe
+from evoaim.merger import Merger
+from evoaim.placement import size_text
+from evoaim.plan import Planner
 
-SHARD_BYTES = 5_000_000_000
-IMPORTANCE = "reproduce/importance.safetensors"  # not beside the weights: some loaders glob there
-# Copied from the base byte for byte: transformers 5 rewrites tokenizers so that 4.x refuses them.
-_COPIED = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "LICENSE",
-    "LICENSE.txt",
-    "NOTICE",
-)
+__all__ = ["Exported", "check_target", "export_model", "public_names"]
+
+BESIDE = 1 << 25  # bytes for what lies beside the weights
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What stands in an exported folder besides the weights."""
-
-    recipe: Recipe
-    scores: Mapping[str, Any]  # objective -> {"value", "stderr"} on the report documents; may be {}
-    experiment: str = ""
-
-
-def export_model(engine: MergeEngine, exported: Exported, out: Path, dtype: str) -> Path:
+def export_model(merger: Merger, exported: Exported, out: Path, dtype: str) -> Path:
     """Write the merged checkpoint, its tokenizer, card and recipe to `out`.
 
+    Tensors go to disk one by one; no live model is built, nor a second copy of the weights.
+
     Args:
-        engine: with the recipe's models loaded.
+        merger: with the recipe's models open.
         exported: the recipe and what is known of it.
         out: a folder that does not exist or is empty.
         dtype: of the stored weights: float32, bfloat16 or float16.
 
     Raises:
-        ConfigError: `out` is not empty or cannot be written.
+        ConfigError: `out` is not empty or cannot be written, its disk has too little room, or the
+            recipe does not fit the merger's models.
         CandidateError: the merged weights are not finite.
     """
     out = out.resolve()
     check_target(out)
+    planner = merger.planner(exported.recipe)
+    accounts = account(merger, planner, DTYPES[dtype])
+    measured = kept_statistics(exported.recipe).values()
+    needed = sum(slot.n_bytes for slot in accounts.slots.values()) + BESIDE
+    needed += sum(file.stat().st_size for file in measured)
+    check_space(out, needed)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        _weights(engine, exported.recipe, temporary, DTYPES[dtype])
-        _config(engine.base, temporary, dtype)
-        for name in _COPIED:
-            if (donor := engine.base.file(name)) is not None:
-                shutil.copyfile(donor, temporary / name)
-        _texts(engine, exported, temporary, dtype)
-        umask = os.umask(0)
-        os.umask(umask)
-        for file in temporary.rglob("*.*"):
-            file.chmod(0o666 & ~umask)
+        write_shards(
+            temporary, accounts.slots, lambda keys: _tensors(merger, planner, accounts, keys)
+        )
+        write_json(temporary / "config.json", model_config(accounts.config, dtype))
+        write_companions(merger, exported.recipe, temporary)
+        write_texts(merger, exported, accounts, temporary, dtype)
+        accounts.check(temporary)
+        _settle(temporary)
         if out.exists():
             out.rmdir()
         temporary.rename(out)
+        _sync(out.parent)
     except OSError as error:
-        raise ConfigError(f"'{out}': cannot be written ({error})") from None
+        raise ConfigError(
+            f"'{out}': cannot be written ({error.strerror or error}); {size_text(needed)} are "
+            "needed; nothing was left behind"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
@@ -97,116 +83,40 @@ def check_target(out: Path) -> None:
         raise ConfigError(f"'{out}': exists already; give a new or empty folder")
 
 
-def _weights(engine: MergeEngine, recipe: Recipe, folder: Path, dtype: torch.dtype) -> None:
-    """Shards of merged tensors under the base checkpoint's names."""
-    shards = list(_sharded(_sizes(engine, dtype)))
-    digits = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    names = digits if len(shards) > 1 else ["model.safetensors"]
-    live = {key: name for name, key in engine.names.items()}
-    planner = engine.planner(recipe)
-    device = next(engine.live.parameters()).device
-    weight_map, total = {}, 0
-    for file, keys in zip(names, shards, strict=True):
-        tensors: dict[str, Tensor] = {}
-        for key in keys:
-            if key in live:
-                out = torch.empty(engine.base.shapes[key], dtype=dtype, device=device)
-                with torch.no_grad():
-                    if not torch.isfinite(engine.merge_into(out, live[key], planner)):
-                        raise CandidateError(f"the merged weights of '{key}' are not finite")
-            else:  # a buffer: not a parameter, so nothing to merge
-                out = engine.base.tensor(key)
-            tensors[key] = out.cpu().contiguous()
-            weight_map[key], total = file, total + out.numel() * out.element_size()
-        save_file(tensors, str(folder / file), metadata={"format": "pt"})
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _json(folder / "model.safetensors.index.json", index)
+def _tensors(
+    merger: Merger, planner: Planner, accounts: Accounts, keys: Sequence[str]
+) -> Iterator[Tensor]:
+    """The output's tensors in order; while one goes to disk, the next is being merged."""
+    before: tuple[str, Tensor, Written] | None = None
+    for key in keys:
+        if key in accounts.copied:
+            now = key, merger.models[BASE].tensor(accounts.copied[key]), Written()
+        else:
+            slot = accounts.slots[key]
+            out = torch.empty(slot.shape, dtype=slot.dtype, device=merger.device)
+            now = key, out, merger.merge_into(out, key, planner)
+        if before is not None:
+            merger.check_finite({before[0]: before[2]}, planner)
+            yield before[1]
+        before = now
+    if before is not None:
+        merger.check_finite({before[0]: before[2]}, planner)
+        yield before[1]
 
 
-def _sizes(engine: MergeEngine, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of every tensor to be written; a head that tying makes redundant is left out."""
-    merged = set(engine.names.values())
-    parameters = {n for n, _ in engine.live.named_parameters(remove_duplicate=False)}
-    tied = {n for n in parameters if n not in engine.names}
-    keys = [k for k in engine.base.shapes if k in merged or k not in tied]
-    return {k: torch.Size(engine.base.shapes[k]).numel() * dtype.itemsize for k in keys}
+def _settle(folder: Path) -> None:
+    """Readable as the umask says, and on the disk, not in its cache."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
+        _sync(path)
 
 
-def _sharded(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    shard: list[str] = []
-    used = 0
-    for key, size in sizes.items():
-        if shard and used + size > SHARD_BYTES:
-            yield shard
-            shard, used = [], 0
-        shard.append(key)
-        used += size
-    yield shard
-
-
-def _config(base: Checkpoint, folder: Path, dtype: str) -> None:
-    """The base's config with the dtype of the weights, readable by transformers 4 and 5."""
-    config = dict(base.config)
-    config.pop("_name_or_path", None)
-    config["dtype"] = config["torch_dtype"] = dtype
-    rope = config.get("rope_parameters")
-    if isinstance(rope, dict) and "rope_theta" in rope:
-        # transformers 4 reads only the flat keys and else silently takes theta 10000
-        config.setdefault("rope_theta", rope["rope_theta"])
-        if rope.get("rope_type", "default") != "default":
-            config.setdefault("rope_scaling", {k: v for k, v in rope.items() if k != "rope_theta"})
-    _json(folder / "config.json", config)
-
-
-def _texts(engine: MergeEngine, exported: Exported, folder: Path, dtype: str) -> None:
-    public = public_names([c.name for c in (engine.base, *engine.experts.values())])
-    recipe = _portable(replace(exported.recipe, out_dtype=dtype), public)
-    importance = engine.importance_of(exported.recipe)
-    if importance is not None and recipe.aim is not None:
-        importance.save(folder / IMPORTANCE)
-        recipe = replace(recipe, aim=replace(recipe.aim, importance=IMPORTANCE))
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    config = recipe.to_mergekit()
-    if recipe.dtype is None:
-        config["dtype"] = "float32"  # what our arithmetic is; mergekit's default is the inputs'
-    note = "# The merge without its AIM step, which mergekit does not have.\n" if recipe.aim else ""
-    if recipe.merge_method.startswith("dare"):
-        note += "# mergekit draws other random masks.\n"
-    (folder / "mergekit_config.yml").write_text(note + strict_yaml.dump(config), encoding="utf-8")
-    parents = [public[c.name] for c in (engine.base, *engine.experts.values())]
-    tokenizer = (engine.base.folder / "tokenizer_config.json").is_file()
-    card = Card(recipe, parents, exported.scores, exported.experiment, tokenizer)
-    (folder / "README.md").write_text(model_card(card), encoding="utf-8")
-
-
-def _portable(recipe: Recipe, public: Mapping[str, str]) -> Recipe:
-    """The recipe without paths of this machine."""
-    aim = recipe.aim
-    if aim is not None:
-        base = public.get(aim.base_model or "", aim.base_model)
-        aim = replace(aim, importance=None, base_model=base)
-    return replace(
-        recipe,
-        base_model=public.get(recipe.base_model or "", recipe.base_model),
-        models=tuple(replace(s, model=public.get(s.model, s.model)) for s in recipe.models),
-        aim=aim,
-    )
-
-
-def public_names(models: Sequence[str]) -> dict[str, str]:
-    """Names that may be published: hub ids and relative paths stay, absolute ones lose parents.
-
-    As many parents stay as are needed to tell the models apart.
-    """
-    paths = {m: Path(m).expanduser() for m in models}
-    local = [m for m, p in paths.items() if p.is_absolute() or ".." in p.parts]
-    for kept in range(1, max((len(paths[m].parts) for m in local), default=1) + 1):
-        names = {m: "/".join(paths[m].parts[-kept:]) if m in local else m for m in models}
-        if len(set(names.values())) == len(set(models)):
-            break
-    return {m: n.strip("/") for m, n in names.items()}
-
-
-def _json(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -19,6 +19,9 @@ class Card:
     scores: Mapping[str, Any]  # objective -> {"value", "stderr"} on the report documents; may be {}
     experiment: str
     tokenizer: bool
+    mergekit: bool  # whether mergekit has the method
+    copied: Mapping[str, str]  # tensor -> why it is the base's
+    measured: bool  # whether the method took statistics on text
 
 
 _TEMPLATE = """\
@@ -59,9 +62,21 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 
 `evoaim merge recipe.yaml OUT` rebuilds the weights (adapt the models' names to where yours are)
 {%- if recipe.aim %};
-the importance of the base's input channels is in `reproduce/`{% endif %}. `mergekit_config.yml` is
+the importance of the base's input channels is in `reproduce/`{% endif %}
+{%- if measured and recipe.statistics %}; the models' statistics on text are in `reproduce/`
+{%- elif measured %}; measure the models' statistics on text anew
+(`evoaim calibrate --statistics`), they are too large to go along{% endif %}.
+{%- if mergekit %} `mergekit_config.yml` is
 the same merge for mergekit{% if recipe.aim %}, which lacks the AIM step{% endif %}.
-
+{%- else %} mergekit does
+not have this method.
+{%- endif %}
+{% if copied %}
+Not merged, but copied from the base (all of them are in `reproduce/tensors.json`):
+{% for reason in copied.values() | unique %}
+- {{ reason }}: such as `{{ (copied.items() | selectattr(1, 'eq', reason) | first)[0] }}`
+{%- endfor %}
+{% endif %}
 Licence: that of the parents; check each of them before you publish.
 """
 
@@ -73,7 +88,7 @@ def model_card(card: Card) -> str:
         "base_model_relation": "merge",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["merge", "evoaim"] + ([] if card.recipe.aim else ["mergekit"]),
+        "tags": ["merge", "evoaim"] + ["mergekit"] * (card.mergekit and card.recipe.aim is None),
     }
     # Markdown, not HTML; names come from paths and hub ids, so only line breaks could do harm
     environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=False)
@@ -86,4 +101,7 @@ def model_card(card: Card) -> str:
         experiment=card.experiment,
         text=card.recipe.to_yaml(),
         tokenizer=card.tokenizer,
+        mergekit=card.mergekit,
+        copied=card.copied,
+        measured=card.measured,
     )

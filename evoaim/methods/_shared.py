@@ -1,5 +1,7 @@
-"""Parameters that several merge methods have in common; their defaults are mergekit's."""
+"""What several merge methods have in common: parameters, with mergekit's defaults, and terms."""
 
+from evoaim.kernel import Term
+from evoaim.methods import Inputs
 from search_spaces.parameters import Parameter
 
 LAMBDA = Parameter(
@@ -35,3 +37,32 @@ def normalize(default: bool) -> Parameter:
 def rescale(default: bool) -> Parameter:
     """Whether a masked delta gets its L1 norm back."""
     return Parameter("restore each masked delta's L1 norm", default=default, switch=True)
+
+
+# DARE's and DELLA's second way to rescale; it has an effect only where `rescale` is true.
+RESCALE_BY = Parameter(
+    "what a rescaled delta is multiplied by: l1, the ratio of its L1 norms (mergekit), or "
+    "probability, 1 over the probability with which an element is kept (the papers)",
+    default="l1",
+    published="probability",
+    identity="l1",
+    choices=("l1", "probability"),
+)
+
+
+def own_weight() -> Parameter:
+    """A weight that the method's source does not have: 1 there."""
+    return Parameter(
+        "weight w of the model (an addition: 1 in the paper)",
+        1.0,
+        1.0,
+        1.0,
+        search=(0.0, 1.5),
+        per_model=True,
+    )
+
+
+def plain(inputs: Inputs) -> tuple[Term, ...]:
+    """A term for every expert whose weight is not zero, nothing masked."""
+    pairs = zip(inputs.experts, inputs.weights(), strict=True)
+    return tuple(Term(e, w) for e, w in pairs if w != 0.0)

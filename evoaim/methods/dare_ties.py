@@ -1,32 +1,21 @@
 """DARE with TIES' election: drop delta elements at random, rescale the rest, elect a sign.
 
-The coin of every element is a hash of (seed, expert, tensor, index): the same on every device, the
-same for all candidates of a search, and nested in density. As mergekit, the rescaling restores the
-L1 norm (the paper divides by the density) and nothing is trimmed by magnitude.
+    y = x0 + lambda * sum_i w_i s_i [sgn(w_i s_i) = S],   S = sgn(sum_i w_i s_i), + for 0
+
+with DARE's s_i, see `dare_linear`. As mergekit, nothing is trimmed by magnitude and the sum is not
+divided by the weights that agree unless `normalize` is set.
 """
 
-from evoaim.kernel import Mix, Term
-from evoaim.methods import Inputs, elected
-from evoaim.methods._shared import LAMBDA, density, normalize, rescale, weight
+from evoaim.kernel import Mix
+from evoaim.methods import Inputs, _dare, election
 from evoaim.statistics import TensorStatistics
 
 PAPER = "arXiv:2311.03099"
 BASE = "delta"
-MAX_EXPERTS = None
-PARAMETERS = {
-    "weight": weight(0.5),
-    "density": density(0.5, 0.05),
-    "lambda": LAMBDA,
-    "normalize": normalize(False),
-    "rescale": rescale(True),
-}
+EXPERTS = (1, None)
+PARAMETERS = _dare.PARAMETERS
 
 
 def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:
-    """One term an expert, masked by hashed coins."""
-    terms = []
-    for e, w in zip(inputs.experts, inputs.weights(), strict=True):
-        keep = tensor.coin(e, float(inputs.own[e]["density"]), inputs.seed)
-        factor = tensor.rescale(e, keep) if inputs.shared["rescale"] else 1.0
-        terms.append(Term(e, w, factor, keep))
-    return elected(tuple(terms), inputs)
+    """The election among what the coins leave."""
+    return election(_dare.dropped(tensor, inputs), inputs)

@@ -8,7 +8,7 @@ from evoaim.statistics import TensorStatistics
 
 PAPER = "arXiv:2203.05482"
 BASE = "none"
-MAX_EXPERTS = None
+EXPERTS = (1, None)
 PARAMETERS = {"weight": weight(1.0), "normalize": normalize(True)}
 
 

@@ -13,7 +13,7 @@ from search_spaces.parameters import Parameter
 
 PAPER = "doi:10.1145/325165.325242"
 BASE = "endpoint"
-MAX_EXPERTS = 1
+EXPERTS = (1, 1)
 PARAMETERS = {
     "t": Parameter(
         "position between base (0) and expert (1)",

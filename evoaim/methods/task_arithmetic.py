@@ -7,11 +7,11 @@ from evoaim.statistics import TensorStatistics
 
 PAPER = "arXiv:2212.04089"
 BASE = "delta"
-MAX_EXPERTS = None
+EXPERTS = (1, None)
 PARAMETERS = {"weight": weight(0.4), "lambda": LAMBDA, "normalize": normalize(False)}
 
 
 def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:  # noqa: ARG001
     """One term an expert."""
     pairs = zip(inputs.experts, inputs.weights(), strict=True)
-    return weighted_sum(tuple(Term(e, w) for e, w in pairs), inputs)
+    return weighted_sum([Term(e, w) for e, w in pairs], inputs)

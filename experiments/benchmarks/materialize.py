@@ -1,39 +1,43 @@
 """One candidate's merge against a plain copy of the bytes that it reads, and against mergekit.
 
     python experiments/benchmarks/materialize.py [--size 25m] [--device cpu] [--repeats 7]
+                                                 [--methods ties,linear] [--disk]
 
-Random bfloat16 checkpoints, base and three experts, AIM on. All rows are measured in one run, in
-alternation; only the ratios mean something on another machine. mergekit's rows (in memory, its best
-case) need the `peers` extra.
+Random bfloat16 checkpoints, base and three experts (as many as the method takes), AIM on. All rows
+are measured in one run, in alternation, and each method beside its own copy; only the ratios mean
+something on another machine. mergekit's columns need the `peers` extra: in memory (its best case),
+and with --disk to a folder and loaded back, as tools without an engine do.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import torch
+from peers import in_memory, to_disk
 from rich.console import Console
 from rich.table import Table
 
 from evoaim import Importance, MergeEngine, Recipe
+from evoaim.kernel import BASE
 from evoaim.live import quiet
-from evoaim.plan import BASE
+from evoaim.registry import METHODS
+from search_spaces.parameters import Parameter, Setting
 
 SIZES = {
     "2m": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "heads": 4},
     "25m": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "heads": 6},
     "160m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 16, "heads": 12},
+    "1b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 20, "heads": 16},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "heads": 32},
 }
-METHODS = {
-    "linear": {},
-    "task_arithmetic": {},
-    "ties": {"density": 0.5},
-    "dare_ties": {"density": 0.5},
-    "slerp": {"t": 0.3},
-}
+NAMES = ("a", "b", "c")
+# Where the declared default would make the method do nothing, or there is none.
+VALUES: Mapping[str, Setting] = {"weight": 0.4, "density": 0.5, "t": 0.3, "scale": 1.0}
 
 
 def checkpoints(folder: Path, size: str) -> dict[str, str]:
@@ -53,29 +57,46 @@ def checkpoints(folder: Path, size: str) -> dict[str, str]:
     with quiet():
         model = LlamaForCausalLM(config).to(torch.bfloat16)
         base = {k: v.clone() for k, v in model.state_dict().items()}
-        for name in ("base", "a", "b", "c"):
+        for name in ("base", *NAMES):
             if name != "base":
-                noisy = {k: v + 0.02 * torch.randn_like(v) * v.std() for k, v in base.items()}
+                noisy = {
+                    k: v + 0.02 * torch.randn_like(v) * v.abs().mean() for k, v in base.items()
+                }
                 model.load_state_dict(noisy)
             model.save_pretrained(folder / name)
-    return {n: str(folder / n) for n in ("base", "a", "b", "c")}
+    return {n: str(folder / n) for n in ("base", *NAMES)}
 
 
-def recipe(method: str, names: str) -> Recipe:
-    """The benchmark's recipe of a method."""
-    settings = METHODS[method]
-    own = {} if method == "slerp" else {"weight": 0.4}
-    if "density" in settings:
-        own["density"] = settings["density"]
-    return Recipe.from_dict(
-        {
-            "merge_method": method,
-            "base_model": "base",
-            "models": [{"model": n, "parameters": own} for n in names],
-            "parameters": {"t": settings["t"]} if "t" in settings else {},
-            "aim": {"omega": 0.4},
-        }
-    )
+def recipe(method: str, models: Mapping[str, str]) -> Recipe:
+    """The benchmark's recipe of a method: as many experts as it takes, half its elements."""
+    declared: Mapping[str, Parameter] = METHODS[method].PARAMETERS
+    _, most = METHODS[method].EXPERTS
+    names = NAMES[: min(most or 3, 3)]
+    if method == "passthrough":
+        names = NAMES[:1]
+    values = {n: VALUES.get(n, p.default) for n, p in declared.items()}
+    values |= {n: p.published for n, p in declared.items() if values[n] is None}
+    own = {n: v for n, v in values.items() if declared[n].per_model and v is not None}
+    shared = {n: v for n, v in values.items() if not declared[n].per_model and v is not None}
+    data = {
+        "merge_method": method,
+        "models": [{"model": models[n], "parameters": own} for n in names],
+        "parameters": shared,
+        "aim": {"omega": 0.4},
+    }
+    if METHODS[method].BASE not in ("none", "point"):
+        data["base_model"] = models["base"]
+    return Recipe.from_dict(data)
+
+
+@dataclass
+class Row:
+    """Seconds of one method's runs, each beside a copy of the bytes that it reads."""
+
+    ours: list[float] = field(default_factory=list)
+    copy: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    disk: list[float] = field(default_factory=list)
 
 
 def main() -> None:
@@ -83,96 +104,64 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="25m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--methods", default="")
+    parser.add_argument("--disk", action="store_true")
     options = parser.parse_args()
+    chosen = options.methods.split(",") if options.methods else list(METHODS)
+    chosen = [m for m in chosen if not getattr(METHODS[m], "NEEDS", ())]  # no texts here
     with tempfile.TemporaryDirectory() as folder:
         models = checkpoints(Path(folder), options.size)
-        bench(models, options)
+        engine = engine_of(models, options.device)
+        rows = {m: measure(engine, recipe(m, models), options) for m in chosen}
+    parameters = sum(p.numel() for p in engine.live.parameters())
+    show(rows, f"{parameters / 1e6:.0f}M parameters, bfloat16, {options.device}")
 
 
-def bench(models: dict[str, str], options: argparse.Namespace) -> None:
-    experts = {n: models[n] for n in "abc"}
-    engine = MergeEngine.from_pretrained(models["base"], experts, options.device, "bfloat16")
-    g = torch.Generator().manual_seed(0)
+def engine_of(models: Mapping[str, str], device: str) -> MergeEngine:
+    """An engine with random importance for every weight that AIM relaxes."""
+    engine = MergeEngine.from_pretrained(
+        models["base"], {n: models[n] for n in NAMES}, device, "bfloat16"
+    )
+    blueprint, g = engine.merger.blueprint, torch.Generator().manual_seed(0)
     channels = {
-        n: torch.rand(p.shape[-1], generator=g)
-        for n, p in engine.live.named_parameters()
-        if "embed" not in n
+        key: torch.rand(shape[-1], generator=g)
+        for key, shape in blueprint.shapes.items()
+        if blueprint.kinds[key] in ("linear", "norm")
     }
-    device = next(engine.live.parameters()).device
-    object.__setattr__(engine, "importance", Importance(channels).to(device))
+    return engine.with_importance(Importance(channels))
+
+
+def measure(engine: MergeEngine, r: Recipe, options: argparse.Namespace) -> Row:
+    """All columns of one method."""
+    merger, row = engine.merger, Row()
+    names = [s.model for s in r.models]
+    keys = {w.name: m for m, w in merger.models.items()}
     read = [
-        engine.tensor(m, k, device).clone() for m in (BASE, *"abc") for k in engine.names.values()
+        merger.store.tensor(m, k).clone()
+        for m in (BASE, *(keys[n] for n in names))
+        for k in merger.blueprint.places
     ]
     target = [torch.empty_like(t) for t in read]
 
     def copy() -> None:
-        for t, r in zip(target, read, strict=True):
-            t.copy_(r)
+        for t, source in zip(target, read, strict=True):
+            t.copy_(source)
 
-    def merge(method: str) -> Callable[[], None]:
-        r = recipe(method, "a" if method == "slerp" else "abc")
+    def ours() -> None:
+        with engine.materialize(r):
+            pass
 
-        def run() -> None:
-            with engine.materialize(r):
-                pass
-
-        return run
-
-    work: dict[str, Callable[[], None]] = {"copy": copy, **{m: merge(m) for m in METHODS}}
-    peers = theirs(engine) if options.device == "cpu" else {}
-    times: dict[str, list[float]] = {n: [] for n in [*work, *peers]}
-    for run in work.values():
-        run()  # prepares statistics
+    ours()  # prepares statistics
     for _ in range(options.repeats):
-        for name, run in work.items():
-            times[name].append(seconds(run, device))
-    for name, run in peers.items():
-        times[name].append(seconds(run, device))  # once: mergekit's ties sorts for seconds
-    parameters = sum(p.numel() for p in engine.live.parameters())
-    table = Table(
-        "method",
-        "ms",
-        "times the copy of what it reads",
-        "mergekit in memory, times ours",
-        title=f"{parameters / 1e6:.0f}M parameters, bfloat16, 3 experts, {device}, "
-        f"{torch.get_num_threads()} threads",
-    )
-    for name in work:
-        ms = 1e3 * median(times[name])
-        share = 0.5 if name == "slerp" else 1.0  # slerp reads two of the four models
-        ratio = ms / (1e3 * median(times["copy"]) * share)
-        peer = times.get(f"mergekit {name}")
-        factor = f"{1e3 * median(peer) / ms:.1f}" if peer else "-"
-        table.add_row(name, f"{ms:.1f}", "1" if name == "copy" else f"{ratio:.1f}", factor)
-    Console().print(table)
-
-
-def theirs(engine: MergeEngine) -> dict[str, Callable[[], None]]:
-    """mergekit's in-memory merge of the same recipes, without AIM, which it lacks."""
-    try:
-        from mergekit.merge_methods.api import merge_state_dicts
-    except ImportError:
-        return {}
-    cpu = torch.device("cpu")
-    state = {
-        m: {k: engine.tensor(BASE if m == "base" else m, k, cpu) for k in engine.names.values()}
-        for m in ("base", *"abc")
-    }
-
-    def run(method: str) -> Callable[[], None]:
-        names = "a" if method == "slerp" else "abc"
-        own = [] if method == "slerp" else ["weight"]
-        values = {"weight": 0.4, "density": 0.5}
-        own += ["density"] if "density" in METHODS[method] else []
-        parameters = {p: dict.fromkeys(names, values[p]) for p in own}
-        shared = {"t": 0.3} if method == "slerp" else {}
-        inputs = {m: state[m] for m in (names if method == "linear" else ("base", *names))}
-        base = {} if method == "linear" else {"base": "base"}
-        return lambda: merge_state_dicts(
-            inputs, method, parameters={**parameters, **shared}, dtype=torch.bfloat16, **base
-        )
-
-    return {f"mergekit {m}": run(m) for m in METHODS}
+        row.copy.append(seconds(copy, merger.device))
+        row.ours.append(seconds(ours, merger.device))
+    if merger.device.type == "cpu":
+        peers = [(in_memory, row.memory)] + ([(to_disk, row.disk)] if options.disk else [])
+        for peer, column in peers:
+            run = peer(r, merger)
+            if run is not None:  # once: mergekit's ties sorts for seconds
+                column.append(seconds(run, merger.device))
+    return row
 
 
 def seconds(run: Callable[[], None], device: torch.device) -> float:
@@ -184,6 +173,18 @@ def seconds(run: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begin
+
+
+def show(rows: Mapping[str, Row], title: str) -> None:
+    """The table."""
+    table = Table("method", "ms", "x copy", "mergekit in memory", "mergekit to disk", title=title)
+    for method, row in rows.items():
+        own = median(row.ours)
+        theirs = [
+            f"{median(c) / own:.1f} times slower" if c else "" for c in (row.memory, row.disk)
+        ]
+        table.add_row(method, f"{own * 1e3:.1f}", f"{own / median(row.copy):.2f}", *theirs)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""Peak resident memory, measured in a process of its own: what each placement promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from evoaim.export.shards import Slot, write_shards
+from evoaim.placement import WINDOW
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+MIB = 1 << 20
+HIDDEN, LAYERS, WIDE, WORDS = 512, 8, 1408, 8192
+Shapes = dict[str, tuple[int, ...]]
+SQUARE: Shapes = dict.fromkeys([f"self_attn.{n}_proj" for n in "qkvo"], (HIDDEN, HIDDEN))
+MLP: Shapes = {"mlp.gate_proj": (WIDE, HIDDEN), "mlp.up_proj": (WIDE, HIDDEN)}
+BLOCK = SQUARE | MLP | {"mlp.down_proj": (HIDDEN, WIDE)}
+BLOCK |= dict.fromkeys(["input_layernorm", "post_attention_layernorm"], (HIDDEN,))
+SHAPES = {f"model.layers.{i}.{n}.weight": s for i in range(LAYERS) for n, s in BLOCK.items()}
+SHAPES |= {"model.embed_tokens.weight": (WORDS, HIDDEN), "model.norm.weight": (HIDDEN,)}
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": HIDDEN,
+    "intermediate_size": WIDE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": WORDS,
+    "tie_word_embeddings": True,
+}
+
+# Peak and present resident memory; writing 5 to clear_refs resets the peak.
+MEASURE = """
+import sys
+from pathlib import Path
+def resident(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(l for l in lines if l.startswith(name)).split()[1])
+def begin():
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+folder = Path(sys.argv[1])
+"""
+
+MERGE = """
+import gc
+import torch
+import transformers.models.llama.modeling_llama
+from evoaim import MergeEngine, Recipe
+from evoaim.export import Exported, export_model
+from evoaim.merger import Merger
+placement, method = sys.argv[2:]
+base, experts = str(folder / "base"), {n: str(folder / n) for n in "abc"}
+own = {"weight": 0.5} | ({"density": 0.50005} if method == "ties" else {})  # one threshold
+models = [{"model": n, "parameters": own} for n in experts]
+recipe = Recipe.from_dict({"merge_method": method, "base_model": base, "models": models})
+merger = Merger.open(base, experts, "cpu")  # compiles the kernel
+norm = torch.empty(512, dtype=torch.bfloat16)
+merger.merge_into(norm, "model.norm.weight", merger.planner(recipe)).finite()
+del merger
+before = begin()
+engine = MergeEngine.from_pretrained(base, experts, "cpu", "bfloat16", placement=placement)
+for _ in range(2):
+    with engine.materialize(recipe):
+        pass
+print(engine.base.n_bytes, resident("VmHWM") - before)
+del engine
+gc.collect()
+begin()
+merger = Merger.open(base, experts, "cpu", placement)
+export_model(merger, Exported(recipe, {}), folder / "out" / placement, "bfloat16")
+print(resident("VmHWM") - before)
+"""
+
+
+def random_family(root: Path) -> Path:
+    """A random base and experts a, b and c: 30 million parameters each, bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    slots = {k: Slot(s, torch.bfloat16) for k, s in SHAPES.items()}
+    for name in ("base", "a", "b", "c"):
+        folder = root / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        spread = [torch.empty(SHAPES[k]).normal_(0, 0.02, generator=generator) for k in slots]
+        write_shards(folder, slots, lambda _, values=spread: (v.bfloat16() for v in values))
+    return root
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of a random family."""
+    return random_family(tmp_path_factory.mktemp("big") / "family")
+
+
+def measured(script: str, *arguments: str | Path) -> list[int]:
+    """The numbers that a script prints, run in a fresh process."""
+    command = [sys.executable, "-c", MEASURE + script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_peak_of_the_default_placement(big: Path) -> None:
+    copy, searching, exporting = measured(MERGE, big, "auto", "task_arithmetic")
+    assert searching > 3.5 * copy  # what is kept is seen
+    assert max(searching, exporting) < 1.1 * (3 + 2) * copy + 64 * MIB
+
+
+def test_peak_of_the_mapped_placement(big: Path) -> None:
+    copy, searching, exporting = measured(MERGE, big, "mapped", "ties")
+    assert max(searching, exporting) < 2 * copy + WINDOW + 64 * MIB
