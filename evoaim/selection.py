@@ -64,7 +64,7 @@ def grid_place(count: int, n: int) -> int | None:
     if count == 1:
         return 3 * (GRID - 1)
     near = count * GRID // n
-    for j in (near, near + 1, near + 2):
+    for j in range(near - 1, near + 3):
         beside = count - _grid_count(j, n)
         if 0 < j < GRID and -1 <= beside <= 1:
             return 3 * (j - 1) + beside + 1

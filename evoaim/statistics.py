@@ -7,7 +7,7 @@ counts made once per tensor and expert for the whole search; any other costs one
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evoaim.kernel import BASE, Band, Coin, Keep, Largest, RankCoin, mask_key
+from evoaim.kernel import BASE, Band, Bits, Coin, Keep, Largest, RankCoin, mask_key
 from evoaim.kernel.native import coin_sums, kept_sum
 from evoaim.selection import GRID, Selected, Selection, grid_counts, grid_place, largest
 from evoaim.whole import Whole
@@ -102,13 +102,13 @@ class TensorStatistics:
 
     def ranks(self, model: str) -> Tensor:
         """Rank of every |delta| within its row, 0 (smallest) to 255 (largest): (*s) uint8."""
-        return self.once(("ranks", model), partial(_row_ranks, self, model))
+        return self.once(("ranks", model), lambda: _row_ranks(self, model).to(self.device))
 
     def rescale(self, model: str, keep: Keep | None) -> float:
         """Sum of |d| over sum of |kept d|: the factor that restores the delta's L1 norm.
 
         As mergekit (not 1/density); 1 where either sum is below 1e-7. For a RankCoin above EXACT
-        elements it is the expected sum, from which a draw's differs by about 1/sqrt(elements).
+        elements it is the expected sum; a draw's differs from it by about 1/sqrt(kept elements).
         """
         if keep is None:
             return 1.0
@@ -197,12 +197,14 @@ class TensorStatistics:
         if isinstance(keep, RankCoin) and self.size > EXACT:
             sums = self.once(("rank sums", model), partial(self._rank_sums, model))
             return float(sums @ np.linspace(keep.low, keep.high, 256))
+        if isinstance(keep, Bits):  # large, and no two are equal
+            return self.latest(("kept", model), keep, lambda: self._masked_l1(model, keep))
         same = (keep.key, keep.low, keep.high) if isinstance(keep, RankCoin) else keep
         return self.recent(("kept", model, same), lambda: self._masked_l1(model, keep))
 
     def _rank_sums(self, model: str) -> Any:
         """Sum of |d| over the elements of each rank: (256,) float64."""
-        sums, ranks = np.zeros(256), self.ranks(model).reshape(-1)
+        sums, ranks = np.zeros(256), self.ranks(model).reshape(-1).cpu()
         for at in range(0, self.size, CHUNK):
             stop = min(at + CHUNK, self.size)
             d = self.chunk(model, at, stop).abs().numpy()
@@ -210,6 +212,10 @@ class TensorStatistics:
         return sums
 
     def _masked_l1(self, model: str, keep: Keep) -> float:
+        if isinstance(keep, RankCoin):
+            keep = replace(keep, ranks=keep.ranks.cpu())
+        if isinstance(keep, Bits):
+            keep = Bits(keep.mask.cpu())
         parts = range(0, self.size, CHUNK)
         chunks = ((at, self.chunk(model, at, min(at + CHUNK, self.size))) for at in parts)
         return sum(kept_sum(d, at, keep) for at, d in chunks)

@@ -1,6 +1,6 @@
 """Tensors of base and experts, held as the placement says: one `Store` a strategy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
@@ -26,20 +26,26 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Resident:
-    """Everything stays on the device after its first use; on the CPU as pages of the files."""
+    """Everything stays on the device after its first use; on the CPU as pages of the files.
 
-    models: Mapping[str, Weights]
+    Args:
+        read: model and key -> whole weights on the CPU.
+        device: where tensors are wanted.
+    """
+
+    read: Callable[[str, str], Tensor]
     device: torch.device
     _held: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False)
 
     def host(self, model: str, key: str) -> Tensor:
         """See `Store`."""
-        return self.models[model].tensor(key)
+        on_host = self.device.type == "cpu"
+        return self.tensor(model, key) if on_host else self.read(model, key)
 
     def tensor(self, model: str, key: str) -> Tensor:
         """See `Store`."""
         if (model, key) not in self._held:
-            self._held[model, key] = self.host(model, key).to(self.device)
+            self._held[model, key] = self.read(model, key).to(self.device)
         return self._held[model, key]
 
 
@@ -182,6 +188,9 @@ def open_store(placement: Placement, models: Mapping[str, Weights], keys: Sequen
     device = placement.machine.device
     if placement.strategy == "pinned":
         return Pinned(models, device, keys)
+    mapped = Mapped(models, device, max(WINDOW, placement.demand.row))
     if placement.strategy == "mapped":
-        return Mapped(models, device, max(WINDOW, placement.demand.row))
-    return Resident(models, device)
+        return mapped
+    if device.type == "cpu":
+        return Resident(lambda model, key: models[model].tensor(key), device)
+    return Resident(mapped.host, device)  # an accelerator has its own copy: the files are let go

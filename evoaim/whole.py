@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from evoaim.errors import ConfigError
 from evoaim.kernel import Largest
 from evoaim.selection import Selected, Selection, grid_counts, grid_place, largest
 
@@ -33,14 +34,24 @@ class Whole:
         return cast(T, self._known[key])
 
     def largest(self, model: str, density: float, name: str) -> Largest | None:
-        """Mask of tensor `name` if the int(density * size) largest of all |delta| are kept."""
+        """Mask of tensor `name` if the int(density * size) largest of all |delta| are kept.
+
+        Raises:
+            ConfigError: the tensor is none of the model's.
+        """
         if density >= 1.0:
             return None
         if density <= 0.0:
             return Largest(float("inf"), -1)
         count = max(1, int(density * self.size))
         mask = self.top(("largest", model), count, partial(magnitudes, model)).keep
-        return Largest(mask.threshold, mask.last - self._offsets()[name])
+        offset = self._offsets().get(name)
+        if offset is None:
+            raise ConfigError(
+                f"tensor '{name}' of a stacked model is none of the base's, over which the largest "
+                "of a whole model are sought; use `scope: tensor`"
+            )
+        return Largest(mask.threshold, mask.last - offset)
 
     @property
     def size(self) -> int:

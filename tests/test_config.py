@@ -63,7 +63,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objectives.1.tasks": REMOVE}, r"objectives.1.tasks: is missing"),
     ({"optimizer": {}}, r"optimizer.kind: one of ga, nsga2, random, tpe expected, got None"),
     ({"search_space.preset": None}, r"exactly one of preset, path and method expected, got none"),
-    ({"search_space.method": "ties"}, r"exactly one of .* got preset, method \(presets: dare"),
+    ({"search_space.method": "ties"}, r"exactly one of .* got preset, method \(presets: bread"),
     ({"models.experts": {}}, r"models.experts: at least one expert expected, got none"),
     ({"objectives": []}, r"objectives: at least one expected, got none"),
     ({"objectives.0.tasks": []}, r"objectives.math.tasks: at least one task expected"),

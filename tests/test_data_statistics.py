@@ -258,7 +258,9 @@ def searched(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("runs") / "informed"
     space = {"method": ["fisher", "regmean", "led", "sens"], "genes": {"lambda": {}}}
     changes = {"search_space": space, "budget": {"candidates": 6}}
-    run_search(Experiment.from_dict(tiny | changes), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVOAIM_CACHE", str(folder.parent / "cache"))
+        run_search(Experiment.from_dict(tiny | changes), folder)
     return folder
 
 

@@ -152,7 +152,7 @@ def test_every_store_gives_the_same_tensors(
 @pytest.mark.parametrize(
     "make",
     [
-        lambda models: Resident(models, GPU),
+        lambda models: Resident(Mapped(models, GPU, 10_000).host, GPU),
         lambda models: Mapped(models, GPU, 10_000),
         lambda models: Pinned(models, GPU, list(models["base"].shapes)),
     ],

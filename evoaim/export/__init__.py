@@ -86,14 +86,19 @@ def check_target(out: Path) -> None:
 def _tensors(
     merger: Merger, planner: Planner, accounts: Accounts, keys: Sequence[str]
 ) -> Iterator[Tensor]:
-    """The output's tensors in order; while one goes to disk, the next is being merged."""
+    """The output's tensors in order; while one goes to disk, the next is being merged.
+
+    They lie in two buffers in turns: a tensor is good until the one after the next is asked for.
+    """
+    largest = max((accounts.slots[k].n_bytes for k in keys if k not in accounts.copied), default=0)
+    buffers = [torch.empty(largest, dtype=torch.uint8, device=merger.device) for _ in range(2)]
     before: tuple[str, Tensor, Written] | None = None
-    for key in keys:
+    for i, key in enumerate(keys):
         if key in accounts.copied:
             now = key, merger.models[BASE].tensor(accounts.copied[key]), Written()
         else:
             slot = accounts.slots[key]
-            out = torch.empty(slot.shape, dtype=slot.dtype, device=merger.device)
+            out = buffers[i % 2][: slot.n_bytes].view(slot.dtype).view(slot.shape)
             now = key, out, merger.merge_into(out, key, planner)
         if before is not None:
             merger.check_finite({before[0]: before[2]}, planner)

@@ -201,15 +201,18 @@ def keep_ranked(d: Any, start: int, low: Any, high: Any, ranks: int, ends: Any) 
 
     With ends[2] what is kept is divided by p.
     """
-    index = np.empty(d.size, np.uint32)
-    hash_chunk(start, low, high, index)
+    least, slope, unbiased = ends[0], ends[1], ends[2]
+    first, key = U32(start & 0xFFFFFFFF), U32(low ^ U32(U32(start >> 32) * _BLOCK))
+    edge = min(d.size, 0x100000000 - (start & 0xFFFFFFFF))
     rank = carray(_pointer(ranks + start), (d.size,), np.uint8)
-    for j in range(d.size):
-        u = F(U32(index[j] >> U32(8))) * F(2.0**-24)
-        d[j] *= F(u < ends[0] + F(rank[j]) * ends[1])
-    if ends[2] != F(0):
-        for j in range(d.size):
-            d[j] /= ends[0] + F(rank[j]) * ends[1]
+    for j in range(edge):
+        u = F(np.int32(_hash(U32(U32(j) + first), key, high) >> U32(8))) * F(2.0**-24)
+        d[j] *= F(u < least + F(rank[j]) * slope)
+    if unbiased != F(0):
+        for j in range(edge):
+            d[j] /= least + F(rank[j]) * slope
+    if edge < d.size:
+        keep_ranked(d[edge:], start + edge, low, high, ranks, ends)
 
 
 @njit(nogil=True, cache=True)

@@ -15,7 +15,7 @@ data (they would not vectorize), loops only over experts. A divisor must visibly
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 from zlib import crc32
 
@@ -50,7 +50,8 @@ def part(function: Any) -> Any:
 def _code(function: Any) -> bytes:
     """What a function compiles to: its code, and that of the functions it names."""
     code = function.__code__
-    text = f"{function.__module__}.{function.__qualname__}{code.co_consts}{code.co_names}"
+    constants = [c for c in code.co_consts if not isinstance(c, CodeType)]  # those print addresses
+    text = f"{function.__module__}.{function.__qualname__}{constants}{code.co_names}"
     named = (function.__globals__.get(n) for n in code.co_names)
     inner = (_code(f) for f in named if isinstance(f, FunctionType) and f is not function)
     return b"".join([code.co_code, text.encode(), *inner])

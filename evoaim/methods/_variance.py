@@ -6,9 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
-from torch import Tensor
 
 from evoaim.selection import GRID, largest
 from evoaim.statistics import CHUNK, TensorStatistics
@@ -52,36 +50,39 @@ def _count(differing: int, fraction: float) -> int:
     return int(np.float32(differing) * np.float32(fraction))  # float32: mergekit's count
 
 
-def spread(deltas: Sequence[Tensor]) -> Tensor:
-    """sum_(i<k) (d_i - d_k)^2, which is N^2 times the variance: (n,) float32, as the kernel has it.
+@njit(nogil=True, cache=True)
+def spread(deltas: Any) -> Any:
+    """sum_(i<k) (d_i - d_k)^2, N^2 times the variance: (N, n) to (n,) float32, as the kernel's.
 
     Of few-bit numbers, such as differences of bfloat16 ones, it is exact, so that equal ones are.
     """
-    total = torch.zeros_like(deltas[0])
+    total = np.zeros(deltas.shape[1], np.float32)
     for i in range(1, len(deltas)):
         for k in range(i):
-            total += (deltas[i] - deltas[k]).square_()
+            for j in range(total.size):
+                d = deltas[i, j] - deltas[k, j]
+                total[j] += d * d
     return total
 
 
-def _spreads(tensor: TensorStatistics, experts: Sequence[str], start: int, stop: int) -> Any:
-    return spread([tensor.chunk(e, start, stop) for e in experts]).numpy()
+def _deltas(tensor: TensorStatistics, experts: Sequence[str], start: int, stop: int) -> Any:
+    return np.stack([tensor.chunk(e, start, stop).numpy() for e in experts])
 
 
 def _differing(tensor: TensorStatistics, experts: Sequence[str]) -> int:
     starts = range(0, tensor.size, CHUNK)
-    parts = (_spreads(tensor, experts, at, min(at + CHUNK, tensor.size)) for at in starts)
-    return sum(int(np.count_nonzero(part)) for part in parts)
+    parts = (_deltas(tensor, experts, at, min(at + CHUNK, tensor.size)) for at in starts)
+    return sum(int(np.count_nonzero(spread(part))) for part in parts)
 
 
 def _select(tensor: TensorStatistics, experts: Sequence[str], counts: list[int]) -> Selections:
-    found = largest(partial(_spreads, tensor, experts), tensor.size, counts)
+    found = largest(
+        lambda start, stop: spread(_deltas(tensor, experts, start, stop)), tensor.size, counts
+    )
     squares = np.zeros((len(counts) + 1, len(experts)))
     for at in range(0, tensor.size, CHUNK):
-        stop = min(at + CHUNK, tensor.size)
-        deltas = [tensor.chunk(e, at, stop) for e in experts]
-        stacked = torch.stack(deltas).numpy()
-        _add_squares(spread(deltas).numpy(), at, (found.thresholds, found.lasts), stacked, squares)
+        deltas = _deltas(tensor, experts, at, min(at + CHUNK, tensor.size))
+        _add_squares(spread(deltas), at, (found.thresholds, found.lasts), deltas, squares)
     return Selections(found.thresholds, found.lasts, squares[:-1].cumsum(0))
 
 

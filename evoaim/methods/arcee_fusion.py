@@ -42,9 +42,8 @@ EPS = 1e-8  # added to probabilities
 def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:
     """Both models, the rows' divergences, and the threshold."""
     model, base = inputs.experts[0], str(inputs.base)
-    rows = tensor.once(("divergence", model, base), lambda: _divergence(tensor, model, base))
-    q1, median, q3 = tensor.once(
-        ("importance", model, base), lambda: _quartiles(tensor, model, base, rows)
+    rows, q1, median, q3 = tensor.once(
+        ("arcee fusion", model, base), lambda: _prepared(tensor, model, base)
     )
     return Mix(
         ends(model, base),
@@ -82,8 +81,12 @@ def _divergence(tensor: TensorStatistics, model: str, base: str) -> Tensor:
     return torch.cat(found).float().view(*tensor.shape[:-1], 1)
 
 
-def _quartiles(tensor: TensorStatistics, model: str, base: str, rows: Tensor) -> tuple[float, ...]:
+def _prepared(
+    tensor: TensorStatistics, model: str, base: str
+) -> tuple[Tensor, float, float, float]:
+    """The rows' divergences, and the quartiles of importance."""
     n, columns = tensor.size, tensor.shape[-1] if tensor.shape else 1
+    rows = _divergence(tensor, model, base)
     flat = rows.reshape(-1)
 
     def importance(start: int, stop: int) -> Any:
@@ -91,4 +94,5 @@ def _quartiles(tensor: TensorStatistics, model: str, base: str, rows: Tensor) ->
         return (d.abs() * flat[torch.arange(start, stop) // columns]).numpy()
 
     counts = [n - int(np.float32(q) * (n - 1)) for q in (0.25, 0.5, 0.75)]
-    return tuple(found.keep.threshold for found in largest(importance, n, counts))
+    q1, median, q3 = (found.keep.threshold for found in largest(importance, n, counts))
+    return rows.to(tensor.device), q1, median, q3

@@ -11,6 +11,7 @@ keeps ceil(n_i l / m) of them; the paper's codes leave it at the base or refuse 
 Masks are prepared for one choice of densities, m and order, the last one used.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,15 @@ def _masks(
 ) -> dict[str, Bits | None]:
     kept = torch.empty(len(turns), tensor.size, dtype=torch.uint8)
     step = max(1, CHUNK // m) * m
-    for at in range(0, tensor.size, step):
+
+    def write(at: int) -> None:
         stop = min(at + step, tensor.size)
-        sizes = torch.stack([tensor.chunk(e, at, stop).abs() for e in turns])
-        _take_turns(sizes.numpy().view(np.uint32), np.array(counts), m, kept[:, at:stop].numpy())
+        sizes = np.stack([tensor.chunk(e, at, stop).abs().numpy() for e in turns])
+        _take_turns(sizes.view(np.uint32), np.array(counts), m, kept[:, at:stop].numpy())
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(write, range(0, tensor.size, step)):  # raises what a thread raised
+            pass
     return {e: Bits(_placed(kept[i], tensor)) for i, e in enumerate(turns)}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from evoaim.kernel import Mix, Term
 from evoaim.methods import Inputs
@@ -37,16 +38,16 @@ def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:
     """The experts' mean delta, times t as a number or one a row."""
     experts, scale = inputs.experts, float(inputs.shared["lambda"])
     if inputs.shared["filter_wise"]:
-        rows = tensor.once(
-            ("stock rows", experts),
-            lambda: torch.from_numpy(
-                _ratio(row_gram(tensor, experts, inputs.base, -1).numpy())
-            ).float(),
-        )
+        rows = tensor.once(("stock rows", experts), lambda: _rows(tensor, inputs))
         terms = tuple(Term(e, 1 / len(experts), factor=rows) for e in experts)
         return Mix(terms, scale=scale)
     t = tensor.once(("stock", experts), lambda: float(_ratio(gram(tensor, experts, inputs.base))))
     return Mix(tuple(Term(e, t / len(experts)) for e in experts if t), scale=scale)
+
+
+def _rows(tensor: TensorStatistics, inputs: Inputs) -> Tensor:
+    products = row_gram(tensor, inputs.experts, inputs.base, -1).numpy()
+    return torch.from_numpy(_ratio(products)).float().to(tensor.device)
 
 
 def _ratio(products: Any) -> Any:

@@ -51,7 +51,8 @@ def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:
         return placed(dict(zip(pair, arc(t, angle), strict=True)), base)
     axis = 0 if inputs.shared["nuslerp_row_wise"] else -1
     angles = tensor.once(
-        ("angles", pair, base, axis), lambda: _angles(row_gram(tensor, pair, base, axis))
+        ("angles", pair, base, axis),
+        lambda: _angles(row_gram(tensor, pair, base, axis)).to(tensor.device),
     )
     return placed_rows(dict(zip(pair, arc_rows(t, angles), strict=True)), base)
 

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from evoaim.kernel import Mix, Term
 from evoaim.methods import Inputs, weighted_sum
-from evoaim.methods._dense import WEIGHT, combined, is_matrix, kept, matrix, ratios, rounded
+from evoaim.methods._dense import (
+    WEIGHT,
+    combined,
+    is_matrix,
+    kept,
+    matrix,
+    oriented,
+    ratios,
+    rounded,
+)
 from evoaim.methods._shared import LAMBDA, normalize
 from evoaim.methods._spectral import thin
 from evoaim.statistics import TensorStatistics
@@ -47,7 +56,7 @@ def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:
     scale, relative = ratios(inputs.weights())
 
     def total() -> Tensor:
-        d = torch.zeros((), dtype=torch.float64, device=tensor.device)
+        d = torch.zeros((), device=tensor.device)
         for e, w, eta in zip(inputs.experts, relative, etas, strict=True):
             d = d + w * _trimmed(tensor, e, eta)
         return kept(tensor, d)
@@ -58,23 +67,27 @@ def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:
 
 def _trimmed(tensor: TensorStatistics, expert: str, eta: float) -> Tensor:
     """An expert's delta (..., out, in) with the tail of its spectrum moved to the head."""
-    d = matrix(tensor, expert)
+    d = oriented(tensor, tensor.delta(expert).to(tensor.device))
     if eta >= 1.0:
         return d
-    q, s = tensor.once(("star", expert), lambda: _side(tensor, d))
+    q, s = tensor.once(("star", expert), lambda: _side(tensor, expert))
     sums, total = s.cumsum(-1), s.sum(-1, keepdim=True)
-    r = (sums < eta * total).sum(-1, keepdim=True)  # index of the last one that is kept
-    head = torch.arange(s.shape[-1], device=s.device) <= r
-    within = (s * head).sum(-1, keepdim=True)
+    last = (sums < eta * total).sum(-1, keepdim=True).clamp(max=s.shape[-1] - 1)
+    head = (
+        torch.arange(int(last.max()) + 1, device=s.device) <= last
+    )  # (..., the most that is kept)
+    within = sums.gather(-1, last)
     factor = torch.where(within > 0, total / torch.where(within > 0, within, 1.0), 0.0)
-    basis = q.double() * head[..., None, :]
+    basis = q[..., : head.shape[-1]].float()
+    scaled = basis * (head * factor).float()[..., None, :]
     if q.shape[-2] == d.shape[-2]:
-        return (basis * factor[..., None, :]) @ (basis.mT @ d)
-    return ((d @ basis) * factor[..., None, :]) @ basis.mT
+        return scaled @ (basis.mT @ d)
+    return (d @ basis) @ scaled.mT
 
 
-def _side(tensor: TensorStatistics, d: Tensor) -> tuple[Tensor, Tensor]:
+def _side(tensor: TensorStatistics, expert: str) -> tuple[Tensor, Tensor]:
     """Singular vectors of the smaller side as columns, and all singular values in float64."""
+    d = matrix(tensor, expert)
     found = thin(d)
     side = found.u if d.shape[-2] <= d.shape[-1] else found.v
     return rounded(tensor, side), found.s

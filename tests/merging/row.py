@@ -1,6 +1,6 @@
 """What the law suite over merge methods knows of one method, and how it calls it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,6 +65,16 @@ def inputs(
             own[m]["weight"] = float(own[m]["weight"]) * (1 + 0.25 * i) + 0.05
     shared = {n: v for n, v in values.items() if not declared[n].per_model}
     return Inputs(BASE, names, own, shared, seed)
+
+
+def defaults(method: str, experts: tuple[str, ...], given: Mapping[str, Setting]) -> Inputs:
+    """The declared defaults and weights 1, but for what is given, the same for all experts."""
+    declared = METHODS[method].PARAMETERS
+    values = {n: p.default for n, p in declared.items()} | {"weight": 1.0} | dict(given)
+    known = {n: v for n, v in values.items() if n in declared and v is not None}
+    own = {n: v for n, v in known.items() if declared[n].per_model}
+    shared = {n: v for n, v in known.items() if not declared[n].per_model}
+    return Inputs(BASE, experts, dict.fromkeys(experts, own), shared, 3)
 
 
 def alone(method: str) -> Inputs:

@@ -17,7 +17,11 @@ Mask = Callable[[Tensor, Tensor, str, Inputs], Tensor]  # x_i, d_i, name, settin
 
 UNWEIGHTED = tuple({"vote": "unweighted", "normalize": n} for n in (True, False))
 BY: tuple[dict[str, Setting], ...] = (*RESCALE, {"rescale_by": "probability"})
-ROWS_OF: tuple[dict[str, Setting], ...] = (*RESCALE, {"scope": "row"}, {"gamma": 0.3})
+ROWS_OF: tuple[dict[str, Setting], ...] = (
+    *RESCALE,
+    {"scope": "row", "rescale": True},
+    {"gamma": 0.3},
+)
 SPREAD: tuple[dict[str, Setting], ...] = (*BY, {"epsilon": 0.0}, {"rescale": False, "epsilon": 0.1})
 
 
