@@ -2,7 +2,7 @@
 
 Matrices are the weights of linear layers and of experts (each slice of a packed one); everything
 else (norms, biases, embeddings, heads, convolutions) gets the mean of the weighted deltas. A fused
-projection (query, key and value stored as one) is one matrix. Decompositions and solves are float64.
+projection (query, key and value stored as one) is one matrix. Decompositions and solves: float64.
 What is kept between candidates has the checkpoint's dtype: it is a delta, so that its rounding lies
 below that of the merged weights.
 """
