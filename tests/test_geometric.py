@@ -16,7 +16,7 @@ from evoaim.statistics import TensorStatistics
 from evoaim.whole import Whole
 from search_spaces.parameters import Setting
 from tests.merging import basic, spherical
-from tests.merging.row import inputs, merge, statistics, tensors
+from tests.merging.row import alone, inputs, merge, statistics, tensors
 
 SHAPES = [(7,), (33, 17), (2, 3, 4), (300, 401)]
 
@@ -294,3 +294,10 @@ def test_passthrough_scales_one_model() -> None:
         torch.testing.assert_close(y, 0.5 * x[e])
         zero = merge("passthrough", x, given("passthrough", e, base=None, scale=[0.0]))
         assert (zero == 0).all()
+
+
+@pytest.mark.parametrize("method", ["passthrough", "linear", "task_arithmetic"])
+def test_a_lone_whole_model_is_copied_exactly(method: str) -> None:
+    x = tensors((33, 17), seed=8)
+    x["a"] = x["a"] * 1e-6  # where x0 + (x1 - x0) loses most of x1
+    assert torch.equal(merge(method, x, alone(method)), x["a"])

@@ -103,6 +103,18 @@ def stream(
         out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     )
     staged = None if target is out else (out, target)
+    if aim is None and (model := _copied(mix, sources)) is not None:
+        mix, sources = Mix(()), {BASE: sources[model]}  # exact: x0 + (x1 - x0) is x1 but for an ulp
     if out.device.type == "cpu":
         return Written(tuple(native.submit(target, sources, mix, aim)), None, staged)
     return Written((), tensors.write(target, sources, mix, aim), staged)
+
+
+def _copied(mix: Mix, sources: Mapping[str, Source]) -> str | None:
+    """The model whose tensor is the result as it stands, if there is one."""
+    if len(mix.terms) != 1 or (mix.base, mix.scale, mix.aux) != (1.0, 1.0, ()):
+        return None
+    term = mix.terms[0]
+    whole = mix.update is total and not sources[term.model][1]
+    plain = (term.weight, term.rescale, term.keep, term.factor) == (1.0, 1.0, None, None)
+    return term.model if whole and plain else None
