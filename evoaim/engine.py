@@ -10,12 +10,15 @@ from torch import nn
 from evoaim.checkpoint import Checkpoint, Weights
 from evoaim.errors import ConfigError
 from evoaim.importance import Importance
+from evoaim.kernel import Written
 from evoaim.live import DTYPES, load_live
 from evoaim.merger import Merger
 from evoaim.stacked import Stacked
 from search_spaces.anatomy import Anatomy
 from search_spaces.dataflow import DataFlow
 from search_spaces.recipe import Recipe
+
+AHEAD = 8  # tensors that are planned while earlier ones are still being written
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,18 @@ class MergeEngine:
         planner = self.merger.planner(recipe)
         target = self._target(planner.data)
         parameters = dict(target.live.named_parameters())
-        with torch.no_grad():
-            written = {
-                key: self.merger.merge_into(place.view(parameters[place.parameter]), key, planner)
-                for key, place in target.places.items()
-            }
-            self.merger.check_finite(written, planner)
+        written: dict[str, Written] = {}
+        try:
+            with torch.no_grad():
+                for key, place in target.places.items():
+                    out = place.view(parameters[place.parameter])
+                    written[key] = self.merger.merge_into(out, key, planner)
+                    if len(written) > AHEAD:  # what is computed for a tensor waits in memory
+                        list(written.values())[-AHEAD - 1].finite()
+        finally:  # nothing writes into the model any more, also where a tensor was refused
+            for part in written.values():
+                part.finite()
+        self.merger.check_finite(written, planner)
         yield target.live
 
     def _target(self, data: DataFlow) -> Stacked:

@@ -68,7 +68,8 @@ def identity(evaluator: Evaluator) -> str:
     """A digest of everything that a recorded trial depends on: what may share one study."""
     experiment = evaluator.experiment.to_dict()
     del experiment["budget"], experiment["storage"]
-    del experiment["models"]["device"], experiment["fitness"]["batch_size"]
+    del experiment["models"]["device"], experiment["models"]["placement"]
+    del experiment["fitness"]["batch_size"]
     models = {n: m.content_hash for n, m in evaluator.models().items()}
     return _digest([experiment, models, _scored(evaluator)])
 

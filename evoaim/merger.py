@@ -1,8 +1,10 @@
 """Base, experts and their statistics: a recipe becomes tensors, without a live model."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +30,9 @@ from search_spaces.dataflow import Flow
 from search_spaces.recipe import Recipe, scalars
 from search_spaces.tokenizer_spec import TokenizerSpec
 
+COMPUTED = 6  # low-rank experts' tensors that statistics hold at a time
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Merger:
@@ -48,6 +53,9 @@ class Merger:
     measured: Mapping[str, DataStatistics] = field(default_factory=dict)  # on text, by model
     _statistics: dict[tuple[str, ...], TensorStatistics] = field(default_factory=dict, repr=False)
     _files: dict[str, Importance] = field(default_factory=dict, repr=False)
+    _computed: "OrderedDict[tuple[str, str, str], object]" = field(
+        default_factory=OrderedDict, repr=False
+    )
 
     @classmethod
     def open(
@@ -157,6 +165,8 @@ class Merger:
             key: of the tensor in the merged checkpoint (`planner.data.anatomy`).
             planner: of the recipe.
         """
+        if out.numel() == 0:
+            return Written()
         flow = planner.data.flow(key)
         mix = planner.mix(self.statistics(flow), flow)
         sources = {BASE: (self.store.tensor(BASE, flow.source(BASE)), False)}
@@ -204,14 +214,20 @@ class Merger:
             return self._statistics[at]
         models = self.models
 
-        def load(model: str) -> Tensor:
-            return self.store.host(model, origins[model])
-
         def delta_of(model: str) -> Tensor | None:
             # a low-rank delta is to the base's tensor of the same key
-            same = model != BASE and origins[model] == origins[BASE]
-            touched = same and models[model].touches(origins[model])
-            return models[model].delta(origins[model]) if touched else None
+            if model == BASE or origins[model] != origins[BASE]:
+                return None
+            weights, key = models[model], origins[model]
+            if not weights.touches(key):
+                return None
+            return self._lately(("delta", model, key), lambda: weights.delta(key))
+
+        def load(model: str) -> Tensor:
+            if delta_of(model) is None:
+                return self.store.host(model, origins[model])
+            weights, key = models[model], origins[model]
+            return self._lately(("whole", model, key), lambda: weights.tensor(key))
 
         def measured(model: str, kind: str) -> Tensor | None:
             return lookup(self.measured.get(model), kind, origins[model], models[model].name)
@@ -221,6 +237,15 @@ class Merger:
             name, load, delta_of, self._whole, kind, axis, self.device, measured
         )
         return self._statistics[at]
+
+    def _lately(self, key: tuple[str, str, str], compute: Callable[[], T]) -> T:
+        """A computed tensor: statistics ask for it once a chunk, and for few at a time."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        self._computed.move_to_end(key)
+        if len(self._computed) > COMPUTED:
+            self._computed.popitem(last=False)
+        return cast(T, self._computed[key])
 
     @cached_property
     def _whole(self) -> Whole:

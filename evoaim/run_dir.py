@@ -232,7 +232,7 @@ def _difference(known: Mapping[str, Any], ours: Mapping[str, Any], path: str = "
     """The first key whose value differs, or nothing."""
     for key in sorted({*known, *ours}):
         where = f"{path}{key}"
-        if where in ("budget", "models.device", "fitness.batch_size"):
+        if where in ("budget", "models.device", "models.placement", "fitness.batch_size"):
             continue
         a, b = known.get(key), ours.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -259,7 +259,8 @@ def fingerprint(tensor: Tensor) -> str:
     names and paths its experts are given.
     """
     flat = tensor.reshape(-1)
-    sample = flat[:: max(1, len(flat) // 1024)][:1024].float().cpu().contiguous()
+    stride = max(1, len(flat) // 1024) | 1  # odd: it meets every column of a power of two
+    sample = flat[::stride][:1024].float().cpu().contiguous()
     return sha256(sample.numpy().tobytes()).hexdigest()
 
 

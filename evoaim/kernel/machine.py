@@ -27,7 +27,7 @@ def _pointer(_context: Any, _address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def load(address: int, dtype: int, start: int, out: Any) -> Any:
     """Read elements from `start` on into out (n,) float32; the largest magnitude's bits."""
     n, bits, top = out.size, out.view(np.uint32), U32(0)
@@ -56,7 +56,7 @@ def load(address: int, dtype: int, start: int, out: Any) -> Any:
     return top
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def load_delta(address: int, dtype: int, start: int, x0: Any, out: Any) -> Any:
     """As `load`, less x0 (n,)."""
     n, top = out.size, U32(0)
@@ -75,7 +75,7 @@ def load_delta(address: int, dtype: int, start: int, x0: Any, out: Any) -> Any:
     return top
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def store(address: int, dtype: int, start: int, x: Any) -> Any:
     """Write x (n,) float32, rounded to nearest even; the bits of the largest magnitude written."""
     n, bits, top = x.size, x.view(np.uint32), U32(0)
@@ -102,7 +102,7 @@ def store(address: int, dtype: int, start: int, x: Any) -> Any:
     return max(top, U32(U32(top >= U32(0x477FF000)) * U32(0x7F800000)))  # rounded to inf
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _half(m: Any) -> Any:
     """The float16 bits of a non-negative float32's bits, rounded to nearest even."""
     if m >= U32(0x47800000):  # 65536 and above: infinity or NaN
@@ -120,7 +120,7 @@ def _half(m: Any) -> Any:
     return U32(U32(U32(U32(m - U32(0x38000000)) + U32(0xFFF)) + odd) >> U32(13))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def scale(d: Any, factor: Any) -> None:
     """d *= factor"""
     if factor != F(1):
@@ -128,7 +128,7 @@ def scale(d: Any, factor: Any) -> None:
             d[j] *= factor
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def add(d: Any, x: Any, factor: Any) -> None:
     """d += factor * x"""
     if factor == F(1):
@@ -139,7 +139,7 @@ def add(d: Any, x: Any, factor: Any) -> None:
             d[j] += factor * x[j]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def keep_largest(d: Any, threshold: Any, last: int) -> None:
     """Zero what `Largest` drops; `last` counts from the chunk's start."""
     ties = min(max(last + 1, 0), d.size)
@@ -150,7 +150,7 @@ def keep_largest(d: Any, threshold: Any, last: int) -> None:
         tail[j] *= F(abs(tail[j]) > threshold)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def drop_largest(d: Any, threshold: Any, last: int) -> None:
     """Zero what `Largest` keeps."""
     ties = min(max(last + 1, 0), d.size)
@@ -161,7 +161,7 @@ def drop_largest(d: Any, threshold: Any, last: int) -> None:
         tail[j] *= F(abs(tail[j]) <= threshold)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def hash_chunk(start: int, low: Any, high: Any, out: Any) -> None:
     """Hashes of elements start .. start+n-1 into out (n,) uint32."""
     key = U32(low ^ U32(U32(start >> 32) * _BLOCK))
@@ -174,7 +174,7 @@ def hash_chunk(start: int, low: Any, high: Any, out: Any) -> None:
         out[j] = _hash(U32(U32(j) + first), key, high)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _hash(index: Any, low: Any, high: Any) -> Any:
     x = U32(index ^ low)
     x = U32(x ^ U32(x >> U32(16)))
@@ -184,7 +184,7 @@ def _hash(index: Any, low: Any, high: Any) -> Any:
     return U32(x ^ U32(x >> U32(16)))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def keep_coins(d: Any, start: int, low: Any, high: Any, below: Any) -> None:
     """Zero the elements whose hash is not below `below`."""
     first, key = U32(start & 0xFFFFFFFF), U32(low ^ U32(U32(start >> 32) * _BLOCK))
@@ -195,7 +195,7 @@ def keep_coins(d: Any, start: int, low: Any, high: Any, below: Any) -> None:
         keep_coins(d[edge:], start + edge, low, high, below)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def keep_ranked(d: Any, start: int, low: Any, high: Any, ranks: int, ends: Any) -> None:
     """Zero the elements whose uniform number is not below p = ends[0] + rank * ends[1].
 
@@ -215,7 +215,7 @@ def keep_ranked(d: Any, start: int, low: Any, high: Any, ranks: int, ends: Any) 
         keep_ranked(d[edge:], start + edge, low, high, ranks, ends)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def keep_bits(d: Any, start: int, mask: int) -> None:
     """Zero the elements whose byte in the mask is 0."""
     bit = carray(_pointer(mask + start), (d.size,), np.uint8)
@@ -223,7 +223,7 @@ def keep_bits(d: Any, start: int, mask: int) -> None:
         d[j] *= F(bit[j])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def multiply(d: Any, start: int, field: Any, columns: int) -> None:
     """Multiply by a broadcast float32 field: (address, rows a group, row stride, column stride)."""
     address, group, row_stride, column_stride = field
@@ -244,7 +244,7 @@ def multiply(d: Any, start: int, field: Any, columns: int) -> None:
         at += n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def relax(u: Any, x0: Any, start: int, field: Any, columns: int, strength: Any) -> None:
     """u = x0 + u * (1 - strength * I), I a broadcast float32 field as in `multiply`."""
     address, group, row_stride, column_stride = field

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ PARALLEL = 1 << 17  # elements above which a tensor is split between threads
 # What holds a loop over experts vectorizes only if that loop is unrolled, which LLVM by itself does
 # for few experts: with eight the rules would be twenty times slower.
 set_option("", "-unroll-threshold=10000")
+_FILES = ("hashing", "machine", "native", "packing", "updates")
+_SOURCES = crc32(b"".join(Path(__file__).with_name(f"{f}.py").read_bytes() for f in _FILES))
 
 
 def submit(
@@ -52,7 +56,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 @cache
 def _compiled(update: Update, updated: bool) -> Callable[..., Any]:
     """The loop for one update rule. numba specializes it to the numbers of experts and scalars."""
-    rule, stamp = update.rule, update.stamp  # kept on disk under the rule's code
+    # kept on disk under the code of the rule and of everything that is compiled into the loop
+    rule, stamp = update.rule, update.stamp ^ _SOURCES
 
     @njit(nogil=True, cache=True)
     def run(
@@ -82,7 +87,7 @@ def _compiled(update: Update, updated: bool) -> Callable[..., Any]:
     return compiled
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _delta(d: Any, x0: Any, at: int, whole: Any, real: Any, first: Any) -> Any:
     """An expert's masked and rescaled delta; the bits of the largest magnitude read."""
     address, dtype = whole[packing.X], whole[packing.DTYPE]
@@ -98,7 +103,7 @@ def _delta(d: Any, x0: Any, at: int, whole: Any, real: Any, first: Any) -> Any:
     return top
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _mask(d: Any, at: int, whole: Any, real: Any) -> None:
     kind = whole[packing.KIND]
     low, high = np.uint32(whole[packing.LOW]), np.uint32(whole[packing.HIGH])
@@ -115,7 +120,7 @@ def _mask(d: Any, at: int, whole: Any, real: Any) -> None:
         machine.keep_bits(d, at, whole[packing.STORED])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _further(out: Any, at: int, aux: Any, columns: int) -> None:
     """A further tensor of the mix."""
     if aux[2] == 1:
@@ -125,7 +130,7 @@ def _further(out: Any, at: int, aux: Any, columns: int) -> None:
         machine.multiply(out, at, aux[3:], columns)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _finish(at: int, x0: Any, u: Any, whole: Any, real: Any) -> Any:
     """Scale, the base's own share, AIM's factor, and the write."""
     machine.scale(u, real[packing.SCALE])
@@ -144,7 +149,7 @@ def kept_sum(d: Tensor, start: int, keep: Keep) -> float:
     return float(_kept_sum(d.contiguous().numpy().copy(), start, *packed.values))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _kept_sum(d: Any, start: int, whole: Any, real: Any) -> Any:
     _mask(d, start, whole, real)
     total = 0.0
@@ -162,7 +167,7 @@ def coin_sums(d: Tensor, start: int, key: int, edges: Any, sums: Any) -> None:
     _coin_sums(d.contiguous().numpy(), (start, low, high), edges, sums)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _coin_sums(d: Any, origin: Any, edges: Any, sums: Any) -> None:
     start, low, high = origin
     coins = np.empty(d.size, np.uint32)

@@ -60,7 +60,7 @@ def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:
         return election(terms, inputs)
     rule = agreeing_mean if inputs.shared["normalize"] else agreeing
     scale = float(inputs.shared["lambda"])
-    return Mix(tuple(t for t in terms if t.weight != 0.0), scale=scale, update=rule)
+    return Mix(tuple(terms), scale=scale, update=rule)  # who weighs nothing votes all the same
 
 
 @update

@@ -44,7 +44,7 @@ PARAMETERS = {
 
 def mix(tensor: TensorStatistics, inputs: Inputs) -> Mix:
     """One term an expert, with a factor for every column."""
-    scores = tensor.recent(("widen", *_settings(inputs)), lambda: _scores(tensor, inputs))
+    scores = tensor.latest("widen", _settings(inputs), lambda: _scores(tensor, inputs))
     rows = zip(inputs.experts, inputs.weights(), scores, strict=True)
     return Mix(tuple(Term(e, w, factor=c) for e, w, c in rows if w != 0.0))
 
