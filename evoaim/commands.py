@@ -65,9 +65,10 @@ def merge_command(path: Path, out: Path, device: str, dtype: str | None) -> None
     check_target(out)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: one of {', '.join(DTYPES)} expected")
+    merger = merger_for(recipe, device)
+    merger.planner(recipe)  # refuses what is wrong before anything is said of the rest
     for note in notes(recipe):
         ERR.print(f"note: {note}", markup=False)
-    merger = merger_for(recipe, device)
     merger.importance_of(recipe)
     stored = dtype or recipe.out_dtype or recipe.dtype or merger.base.dtype
     stored = stored if stored in DTYPES else "float32"

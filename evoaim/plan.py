@@ -98,10 +98,7 @@ class Planner:
             if value is None:
                 value = declared[name].default
             if value is None:
-                raise SpaceError(
-                    f"merge method '{self.recipe.merge_method}': parameter '{name}' has no value "
-                    f"for tensor '{flow.tensor}'; give one without a filter"
-                )
+                raise SpaceError(self._missing(name, flow.tensor))
             return value
 
         per_model = [n for n, p in declared.items() if p.per_model]
@@ -110,6 +107,13 @@ class Planner:
         anatomy = self.data.anatomy
         layer = anatomy.layer(flow.tensor)
         return Inputs(self.base, experts, own, shared, self.recipe.seed, layer, anatomy.n_layers)
+
+    def _missing(self, name: str, tensor: str) -> str:
+        who = f"merge method '{self.recipe.merge_method}': parameter '{name}'"
+        if any(name in given for given in self.recipe.all_parameters):
+            return f"{who} has no value for tensor '{tensor}'; give one without a filter"
+        where = "of every model" if self.method.PARAMETERS[name].per_model else "of the recipe"
+        return f"{who} is required; give it under the parameters {where}"
 
     def mix(self, tensor: TensorStatistics, flow: Flow) -> Mix:
         """What to do to one tensor, AIM aside."""

@@ -158,7 +158,7 @@ def test_slerp_between_experts_relaxes_to_the_base(
         ({"base_model": "a"}, "is one of the experts here"),
         ({"models": ["zzz"]}, "unknown model 'zzz'"),
         ({"models": ["base"]}, "at least one model besides the base"),
-        ({"models": ["a"]}, "parameter 'weight' has no value"),
+        ({"models": ["a"]}, "parameter 'weight' is required"),
         ({"parameters": {"wieght": 1}}, "unknown parameter 'wieght'; did you mean 'weight'"),
         ({"parameters": {"lambda": True}}, "'lambda': a number expected"),
         (

@@ -146,16 +146,7 @@ def _finish(at: int, x0: Any, u: Any, whole: Any, real: Any) -> Any:
 def kept_sum(d: Tensor, start: int, keep: Keep) -> float:
     """Sum of |d| over what a mask keeps of d (n,) float32, elements start .. start+n-1."""
     packed = packing.pack_mask(keep)
-    return float(_kept_sum(d.contiguous().numpy().copy(), start, *packed.values))
-
-
-@njit(nogil=True)
-def _kept_sum(d: Any, start: int, whole: Any, real: Any) -> Any:
-    _mask(d, start, whole, real)
-    total = 0.0
-    for j in range(d.size):
-        total += abs(d[j])
-    return total
+    return float(_sums()[0](d.contiguous().numpy().copy(), start, *packed.values))
 
 
 def coin_sums(d: Tensor, start: int, key: int, edges: Any, sums: Any) -> None:
@@ -164,18 +155,33 @@ def coin_sums(d: Tensor, start: int, key: int, edges: Any, sums: Any) -> None:
     The edges split [0, 2^32) into equal parts, up to rounding down.
     """
     low, high = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
-    _coin_sums(d.contiguous().numpy(), (start, low, high), edges, sums)
+    _sums()[1](d.contiguous().numpy(), (start, low, high), edges, sums)
 
 
-@njit(nogil=True)
-def _coin_sums(d: Any, origin: Any, edges: Any, sums: Any) -> None:
-    start, low, high = origin
-    coins = np.empty(d.size, np.uint32)
-    machine.hash_chunk(start, low, high, coins)
-    n = np.uint64(sums.size)
-    for j in range(d.size):
-        c = np.uint64(coins[j])
-        b = np.int64((c * n) >> np.uint64(32))
-        if c >= edges[b + 1]:
-            b += 1
-        sums[b] += abs(d[j])
+@cache
+def _sums() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The loops of `kept_sum` and `coin_sums`."""
+    stamp = _SOURCES  # as in `_compiled`
+
+    @njit(nogil=True, cache=True)
+    def kept(d: Any, start: int, whole: Any, real: Any) -> Any:
+        _mask(d, start, whole, real)
+        total = 0.0 * stamp
+        for j in range(d.size):
+            total += abs(d[j])
+        return total
+
+    @njit(nogil=True, cache=True)
+    def by_coin(d: Any, origin: Any, edges: Any, sums: Any) -> None:
+        start, low, high = origin
+        coins = np.empty(d.size, np.uint32)
+        machine.hash_chunk(start + 0 * stamp, low, high, coins)
+        n = np.uint64(sums.size)
+        for j in range(d.size):
+            c = np.uint64(coins[j])
+            b = np.int64((c * n) >> np.uint64(32))
+            if c >= edges[b + 1]:
+                b += 1
+            sums[b] += abs(d[j])
+
+    return kept, by_coin
