@@ -1,5 +1,6 @@
 """The merge engine: a merger and one live model; a recipe becomes weights in one pass."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,10 @@ from search_spaces.dataflow import DataFlow
 from search_spaces.recipe import Recipe
 
 AHEAD = 8  # tensors that are planned while earlier ones are still being written
+
+# Seconds after which a thread that writes gets Python's lock from the one that plans: with the
+# default, 5 ms, each of hundreds of tensors would wait for as long as writing it takes.
+SWITCH = 5e-4
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ class MergeEngine:
         target = self._target(planner.data)
         parameters = dict(target.live.named_parameters())
         written: dict[str, Written] = {}
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
         try:
             with torch.no_grad():
                 for key, place in target.places.items():
@@ -106,6 +113,7 @@ class MergeEngine:
         finally:  # nothing writes into the model any more, also where a tensor was refused
             for part in written.values():
                 part.finite()
+            sys.setswitchinterval(interval)
         self.merger.check_finite(written, planner)
         yield target.live
 

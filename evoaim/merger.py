@@ -18,6 +18,7 @@ from evoaim.importance import Importance
 from evoaim.kernel import BASE, Relax, Source, Written, stream
 from evoaim.live import pick_device
 from evoaim.lora import open_expert
+from evoaim.naming import names_of
 from evoaim.placement import Demand, Machine, Placement, place
 from evoaim.plan import Planner
 from evoaim.statistics import TensorStatistics
@@ -94,7 +95,7 @@ class Merger:
         models: Mapping[str, Weights] = stored
         tokenizer = None
         if like is not None and spec is not None:
-            names = _names(checkpoint, others)
+            names = names_of(checkpoint, others)
             first = names.get(like.base_model) if like.base_model is not None else None
             aligned = align(stored, spec.renamed(names), first)
             models, tokenizer = aligned.models, aligned.tokenizer
@@ -136,7 +137,7 @@ class Merger:
         """
         if not recipe.statistics:
             return self
-        names = _names(self.base, self.experts)
+        names = names_of(self.base, self.experts)
         return self.with_statistics(open_files(recipe.statistics, names))
 
     @property
@@ -155,7 +156,7 @@ class Merger:
                 "the recipe sets a tokenizer, but the models were opened without it, or with "
                 "another one; open them with this recipe's"
             )
-        return Planner.of(recipe, _names(self.base, self.experts), self.anatomy)
+        return Planner.of(recipe, names_of(self.base, self.experts), self.anatomy)
 
     def merge_into(self, out: Tensor, key: str, planner: Planner) -> Written:
         """Start writing one merged tensor (*s) into `out` (*s), on the merger's device.
@@ -296,23 +297,3 @@ class Merger:
             if reason is not None:
                 return reason
         return f"the merged weights of '{key}' are not finite"
-
-
-def _names(base: Checkpoint, experts: Mapping[str, Weights]) -> dict[str, str]:
-    """Every name that a recipe may use -> key of the model.
-
-    Raises:
-        ConfigError: a name stands for two models.
-    """
-    named = [(base.name, BASE), (str(base.folder), BASE)]
-    for short, w in experts.items():
-        named += [(short, short), (w.name, short), (str(w.folder), short)]
-    keys: dict[str, str] = {}
-    for name, key in named:
-        if keys.setdefault(name, key) != key:
-            raise ConfigError(
-                f"models: '{name}' stands for two models, as a short name and as a path or as "
-                "two spellings of one path; rename one"
-            )
-    keys.setdefault("base", BASE)
-    return keys
