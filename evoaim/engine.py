@@ -19,7 +19,7 @@ from search_spaces.anatomy import Anatomy
 from search_spaces.dataflow import DataFlow
 from search_spaces.recipe import Recipe
 
-AHEAD = 8  # tensors that are planned while earlier ones are still being written
+AHEAD = 32  # tensors that are planned while earlier ones are still being written
 
 # Seconds after which a thread that writes gets Python's lock from the one that plans: with the
 # default, 5 ms, each of hundreds of tensors would wait for as long as writing it takes.
