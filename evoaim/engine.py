@@ -1,6 +1,7 @@
 """The merge engine: a merger and one live model; a recipe becomes weights in one pass."""
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -101,19 +102,18 @@ class MergeEngine:
         target = self._target(planner.data)
         parameters = dict(target.live.named_parameters())
         written: dict[str, Written] = {}
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH)
-        try:
-            with torch.no_grad():
+        ahead: deque[Written] = deque()
+        with _switching(), torch.no_grad():
+            try:
                 for key, place in target.places.items():
                     out = place.view(parameters[place.parameter])
                     written[key] = self.merger.merge_into(out, key, planner)
-                    if len(written) > AHEAD:  # what is computed for a tensor waits in memory
-                        list(written.values())[-AHEAD - 1].finite()
-        finally:  # nothing writes into the model any more, also where a tensor was refused
-            for part in written.values():
-                part.finite()
-            sys.setswitchinterval(interval)
+                    ahead.append(written[key])
+                    if len(ahead) > AHEAD:  # what is computed for a tensor waits in memory
+                        ahead.popleft().finite()
+            finally:  # nothing writes into the model any more, also where a tensor was refused
+                for part in ahead:
+                    part.finite()
         self.merger.check_finite(written, planner)
         yield target.live
 
@@ -127,3 +127,14 @@ class MergeEngine:
                 self.base, self.merger.blueprint, data, self.live
             )
         return self._stacked[data.layers]
+
+
+@contextmanager
+def _switching() -> Iterator[None]:
+    """Python's threads take turns quickly while the block runs."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)

@@ -1,6 +1,5 @@
 """The live model: a transformers module whose parameters are overwritten candidate by candidate."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -75,35 +74,3 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     except (ValueError, OSError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"model '{checkpoint.name}': no usable tokenizer ({reason})") from None
-
-
-def parameter_names(live: nn.Module, checkpoint: Checkpoint) -> Mapping[str, str]:
-    """Name in the live model -> name in the checkpoint, for every parameter, tied ones once.
-
-    Raises:
-        ConfigError: a parameter has no tensor of its name and shape in the checkpoint.
-    """
-    prefix = f"{getattr(live, 'base_model_prefix', '')}."
-    names: dict[str, str] = {}
-    for name, parameter in live.named_parameters(remove_duplicate=True):
-        bare = name.removeprefix(prefix)
-        found = [n for n in (name, bare) if checkpoint.shapes.get(n) == tuple(parameter.shape)]
-        if not found:
-            raise ConfigError(
-                f"model '{checkpoint.name}': parameter '{name}' {list(parameter.shape)} has no "
-                "tensor of that name and shape in the checkpoint; architectures whose weights "
-                "transformers converts on loading are not supported yet"
-            )
-        names[name] = found[0]
-    return names
-
-
-def input_axes(live: nn.Module) -> Mapping[str, int]:
-    """Weight name -> axis of its input channels: 0 for Conv1D's (in, out), -1 for all others."""
-    from transformers.pytorch_utils import Conv1D
-
-    return {
-        f"{path}.weight": 0 if isinstance(module, Conv1D) else -1
-        for path, module in live.named_modules()
-        if hasattr(module, "weight")
-    }

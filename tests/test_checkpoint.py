@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from evoaim.blueprint import Blueprint
 from evoaim.checkpoint import Checkpoint
 from evoaim.compatibility import check_compatible
 from evoaim.errors import ConfigError
-from evoaim.live import load_live, parameter_names
+from evoaim.live import load_live
 
 Maker = Callable[..., Path]
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -66,7 +67,7 @@ def test_single_and_sharded_folders_hold_the_same(folder: Path) -> None:
     assert all(torch.equal(sharded.tensor(k), v) for k, v in tensors.items())
     check_compatible(single, sharded)
     live = load_live(sharded, torch.float32, torch.device("cpu"))
-    names = parameter_names(live, sharded)
+    names = {p.parameter: key for key, p in Blueprint.of(sharded).places.items()}
     assert sorted(names.values()) == sorted(single.shapes)
     assert all(torch.equal(p, tensors[names[n]]) for n, p in live.named_parameters())
     assert not live.training

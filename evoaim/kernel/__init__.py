@@ -13,6 +13,7 @@ gives the same bits whatever the chunk size and the number of threads.
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,7 +76,11 @@ class Written:
     staged: tuple[Tensor, Tensor] | None = None  # destination, and what to copy there
 
     def finite(self) -> bool:
-        """Wait; whether all numbers read and written are finite."""
+        """Wait; whether all numbers read and written are finite. Asking again costs nothing."""
+        return self._finite
+
+    @cached_property
+    def _finite(self) -> bool:
         tops = [part.result() for part in self.parts]
         if self.staged is not None:
             self.staged[0].copy_(self.staged[1])

@@ -6,6 +6,7 @@ keys reach it as tensors, so that candidates do not make it compile again.
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -105,9 +106,13 @@ def _block(
 
 
 @cache
-def _compiled(rule: Rule) -> Any:  # noqa: ARG001
-    """The block function, fused; one for each update rule, so that each has its own cache."""
-    return torch.compile(_block, dynamic=True)
+def _compiled(rule: Rule) -> Any:
+    """The block function, fused; one for each update rule.
+
+    What torch compiled is kept, and limited in number, by code object: so every rule gets its own.
+    """
+    code = _block.__code__.replace(co_name=f"_block_{rule.__name__}")
+    return torch.compile(FunctionType(code, globals(), code.co_name), dynamic=True)
 
 
 def _kept(
