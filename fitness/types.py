@@ -43,10 +43,33 @@ class HarnessConfig:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value in the metric's natural unit and the standard error of that value (same unit)."""
+    """What is known of a metric over all documents, from some of them.
+
+    Args:
+        value: in the metric's natural unit; what a person is shown.
+        stderr: standard error of `value`, same unit.
+        rank_value: what candidates of one search are compared by, same unit; None: `value`. It may
+            be off by an amount that all of them share, so it says nothing on its own.
+        documents: how many were run.
+    """
 
     value: float
     stderr: float
+    rank_value: float | None = None
+    documents: int = 0
+
+    @property
+    def ranked(self) -> float:
+        """What selection compares."""
+        return self.value if self.rank_value is None else self.rank_value
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of `value`: Student's with `documents` - 1 degrees of freedom."""
+        from scipy.special import stdtrit
+
+        wide = 1.96 if self.documents < 2 else float(stdtrit(self.documents - 1, 0.975))
+        return self.value - wide * self.stderr, self.value + wide * self.stderr
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +157,12 @@ class Objective:
         """The objective's estimate from its metrics' estimates, by `Metric.key`."""
         parts = [estimates[m.key] for m in self.metrics]
         n = len(parts)
+        ranked = [p.ranked for p in parts] if any(p.rank_value is not None for p in parts) else []
         return Estimate(
-            sum(p.value for p in parts) / n, math.sqrt(sum(p.stderr**2 for p in parts)) / n
+            sum(p.value for p in parts) / n,
+            math.sqrt(sum(p.stderr**2 for p in parts)) / n,
+            sum(ranked) / n if ranked else None,
+            sum(p.documents for p in parts),
         )
 
     def loss(self, value: float) -> float:

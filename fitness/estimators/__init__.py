@@ -1,37 +1,43 @@
 """Estimators: from a panel's per-document scores to the metric over all documents.
 
-A plugin is one module of this package; its file name is the estimator's name. It declares `PAPER`
-and the frozen dataclass `Params` (defaults, bounds as `annotated_types`), and two pure functions:
+A plugin is one module of this package; its file name is the estimator's name. It declares:
 
-* `panel` says which documents must be run. It draws nothing from global generators, and it depends
-  on nothing that a candidate answered, so that all candidates of a search share one panel.
-* `estimate` reads the scores of one metric on that panel, in any order of documents.
+* `PAPER`;
+* `PANEL`: the selector (a name of `fitness.selectors`) that it takes unless the user asks for
+  another;
+* `RANK`: what candidates are compared by, "value" (the estimate itself) or "panel" (their mean
+  over the panel's documents, see `fitness.ranking`);
+* `REFERENCES`: how many fully scored models it needs;
+* `Params`: a frozen dataclass with at least `documents` (per task; null takes all), bounds as
+  `annotated_types`;
+* `fit(setting, params)`: everything that does not depend on the candidate. It is called before the
+  first candidate and again when promoted candidates have become references; the `Fitted` that it
+  returns turns one candidate's sample into an estimate. Pure, and no global generators.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol
 
-from fitness.types import DocumentScores, Estimate, Metric, Panel
+from fitness.samples import Options, Sample, Setting
+from fitness.types import Estimate
+
+# raises FitnessError where too few documents carry a value
+Fitted = Callable[[Sample], Estimate]
 
 
 class Estimator(Protocol):
     """What a module of this package offers."""
 
-    PAPER: str  # where the estimator is described
-    Params: Any  # the dataclass of its parameters
+    PAPER: str
+    PANEL: str
+    RANK: Literal["value", "panel"]
+    REFERENCES: int
+    Params: type[Options]
 
-    def panel(self, sizes: Mapping[str, int], params: Any, seed: int) -> Panel:
-        """The documents to run, of `sizes[task]` each task has.
-
-        Raises:
-            FitnessError: a task has too few documents.
-        """
-        ...
-
-    def estimate(self, scores: DocumentScores, metric: Metric) -> Estimate:
-        """The metric over the task's whole document set, in natural units, and its standard error.
+    def fit(self, setting: Setting, params: Options) -> Fitted:
+        """The estimator of one metric.
 
         Raises:
-            FitnessError: too few documents carry a value.
+            FitnessError: the metric is of a kind that the estimator cannot estimate.
         """
         ...
