@@ -158,7 +158,7 @@ def dashboard(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(metavar="{methods,spaces,optimizers,estimators}")],
+    what: Annotated[str, typer.Argument(metavar="{methods,spaces,optimizers,estimators,panels}")],
 ) -> None:
     """List what can be chosen, with parameters, ranges and papers."""
     from evoaim.listing import listing

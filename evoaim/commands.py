@@ -18,6 +18,7 @@ from evoaim.config import Experiment
 from evoaim.errors import ConfigError
 from evoaim.export import Exported, check_target, export_model
 from evoaim.front import knee, weighted
+from evoaim.front_table import front_table
 from evoaim.importance import Importance
 from evoaim.live import DTYPES, load_live, load_tokenizer, pick_device
 from evoaim.lora import LoraExpert
@@ -25,7 +26,7 @@ from evoaim.merger import Merger
 from evoaim.plan import notes
 from evoaim.results import Entry, Results, front_of, losses
 from evoaim.run_dir import RunDir, existing
-from fitness.types import Estimate, Split
+from fitness.types import Split
 from search_spaces.recipe import Recipe, Source
 
 OUT = Console(highlight=False)
@@ -50,7 +51,7 @@ def run_search_command(path: Path, run_dir: Path | None, overrides: Sequence[str
         ERR.print(f"interrupted; everything finished is kept. Continue with: {again}", markup=False)
         raise
     report = write_report(RunDir(folder))
-    _print_front(results, results.front)
+    _print_front(results, results.front, f"{len(results.front)} on the front")
     OUT.print(f"\n{verdict(find(results))}", markup=False)
     OUT.print(
         f"\nreport     {report}\ndashboard  evoaim dashboard {folder}\n"
@@ -164,12 +165,16 @@ def evaluate_command(model: str, path: Path, split: Split, overrides: Sequence[s
             experiment = Experiment.from_dict(data)
         evaluator = Evaluator.of(experiment)
         recipe = Recipe("linear", (Source(name, {"weight": 1.0}),))
-    scores = evaluator.score(recipe, split)
+    panels = [evaluator.documents[split]]
+    if split == "search" and not evaluator.plan().needs_references:
+        panels = [evaluator.scheme({}, 0).panel]
+    scores = evaluator.score(recipe, split, panels)
+    estimates = evaluator.report(scores)
     table = Table(
         "objective", "value", "stderr", "documents", title=f"{escape(model)} ({split} documents)"
     )
     for objective in evaluator.objectives:
-        estimate = evaluator.estimate(scores)[objective.name]
+        estimate = estimates[objective.name]
         n = sum(len(scores[m.key].documents) for m in objective.metrics)
         table.add_row(
             escape(objective.name), f"{estimate.value:.4f}", f"{estimate.stderr:.4f}", str(n)
@@ -181,14 +186,18 @@ def front_command(run_dir: Path, pick: str | None, style: str) -> None:
     """`evoaim front`; style is "table" or "json"."""
     results = Results.read(existing(run_dir))
     entries = list(results.front) or _unscored(results)
+    title = f"{len(entries)} on the front"
     if pick is not None:
+        title = f"{pick} of {title}"
         if not entries:
-            raise ConfigError(f"'{run_dir}': the front is empty; no candidate has finished yet")
+            raise ConfigError(
+                f"'{run_dir}': the front is empty; no candidate has finished, or none is feasible"
+            )
         entries = [entries[_picked(results, entries, pick)]]
     if style == "json":
         sys.stdout.write(json.dumps([e.to_dict() for e in entries], indent=1) + "\n")
         return
-    _print_front(results, entries)
+    _print_front(results, entries, title)
     if not results.front and entries:
         ERR.print("the search has not finished: no report scores yet")
 
@@ -258,8 +267,8 @@ def _unscored(results: Results) -> list[Entry]:
 
 
 def _picked(results: Results, entries: Sequence[Entry], pick: str) -> int:
-    """Index of the compromise by search estimates: the report documents choose nothing."""
-    points = losses(results.objectives, [e.search for e in entries])
+    """Index of the compromise by search documents: the report documents choose nothing."""
+    points = losses(results.objectives, [e.known for e in entries])
     if pick == "knee":
         return knee(points)
     try:
@@ -270,26 +279,5 @@ def _picked(results: Results, entries: Sequence[Entry], pick: str) -> int:
     return weighted(points, [o.name for o in results.objectives], weights)
 
 
-def _print_front(results: Results, entries: Sequence[Entry]) -> None:
-    table = Table(title=f"{escape(str(results.experiment['name']))}: {len(entries)} on the front")
-    table.add_column("")
-    for o in results.objectives:
-        arrow = "up" if o.goal == "maximize" else "down"
-        table.add_column(f"{escape(o.name)} ({arrow})\nsearch", justify="right")
-        table.add_column("\nreport", justify="right")
-    for entry in entries:
-        table.add_row(entry.name, *_cells(results, entry))
-    if results.parents:
-        table.add_section()
-    for entry in results.parents:
-        table.add_row(entry.name, *_cells(results, entry))
-    OUT.print(table)
-
-
-def _cells(results: Results, entry: Entry) -> list[str]:
-    def text(estimates: Mapping[str, Estimate] | None, name: str) -> str:
-        if estimates is None or name not in estimates:
-            return "-"
-        return f"{estimates[name].value:.3f} ± {estimates[name].stderr:.3f}"
-
-    return [text(s, o.name) for o in results.objectives for s in (entry.search, entry.report)]
+def _print_front(results: Results, entries: Sequence[Entry], what: str) -> None:
+    OUT.print(front_table(OUT, results, entries, f"{results.experiment['name']}: {what}"))

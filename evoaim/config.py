@@ -5,18 +5,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from evoaim.constraints import Constraint, parse
 from evoaim.errors import ConfigError
+from evoaim.fitness_config import FitnessConfig, ObjectiveConfig
 from evoaim.optimizers._check import check_objectives
-from evoaim.registry import ESTIMATORS, METHODS, OPTIMIZERS, Registry
+from evoaim.plugins import explain, plugin
+from evoaim.registry import METHODS, OPTIMIZERS
 from search_spaces import strict_yaml
 from search_spaces.build import method_names, preset_names, read_preset
-from search_spaces.errors import SpaceError, unknown
+from search_spaces.errors import SpaceError
 
 _STRICT = ConfigDict(extra="forbid")
 Positive = Annotated[int, Ge(1)]
@@ -86,30 +89,6 @@ class CalibrationConfig:
 
 
 @checked(frozen=True, config=_STRICT)
-class ObjectiveConfig:
-    """A named objective: the mean of one metric over tasks."""
-
-    name: str
-    tasks: list[str]
-    metric: str | None = None
-    goal: Literal["maximize", "minimize"] | None = None
-
-
-@checked(frozen=True, config=_STRICT)
-class FitnessConfig:
-    """How candidates are scored."""
-
-    task_path: str | None = None
-    estimator: dict[str, Any] = field(default_factory=lambda: {"kind": "sample_mean"})
-    num_fewshot: Annotated[int, Ge(0)] | None = None
-    chat_template: Literal["auto", "yes", "no"] = "auto"
-    batch_size: Positive = 64
-    max_gen_toks: Positive | None = None
-    report_documents: Positive | None = None
-    allow_unsafe_code: bool = False
-
-
-@checked(frozen=True, config=_STRICT)
 class BudgetConfig:
     """When the search stops: after so many distinct candidates, or minutes of evaluating them."""
 
@@ -131,6 +110,8 @@ class Experiment:
     calibration: CalibrationConfig | None = None
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # what NumPy's generators take
     storage: str | None = None
+    keep: list[str] | str = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Experiment":
@@ -154,7 +135,7 @@ class Experiment:
         try:
             experiment = TypeAdapter(cls).validate_python(dict(data))
         except ValidationError as error:
-            raise ConfigError(f"{where}: {_explain(error, cls)}") from None
+            raise ConfigError(f"{where}: {explain(error, cls)}") from None
         try:
             experiment.check()
         except (ConfigError, SpaceError) as error:
@@ -185,16 +166,19 @@ class Experiment:
         if len(set(names)) != len(names) or not all(names):
             raise ConfigError(f"objectives: names must be distinct and not empty, got {names}")
         for o in self.objectives:
-            if not o.tasks:
-                raise ConfigError(f"objectives.{o.name}.tasks: at least one task expected")
+            o.check()
+        n_optimized = sum(o.goal != "watch" for o in self.objectives)
+        if not n_optimized:
+            raise ConfigError("objectives: all are watched; at least one to optimize expected")
         if self.budget.candidates is None and self.budget.minutes is None:
             raise ConfigError("budget: give candidates, minutes, or both")
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"name: letters, digits, spaces, '_', '-' and '.' expected, got {self.name!r}"
             )
-        self.plugin("optimizer")
-        self.plugin("estimator")
+        self.optimizer_plugin()
+        self.fitness.plan(self.seed)
+        self.constraints()
         block = self.search_space.block()
         for method in method_names(block):
             METHODS[method]
@@ -203,41 +187,30 @@ class Experiment:
                 "calibration: the space searches AIM's omega, which needs calibration text; give "
                 "calibration: {data: FILE.jsonl}"
             )
-        check_objectives(self.optimizer["kind"], len(names))
+        check_objectives(self.optimizer["kind"], n_optimized)
 
-    def plugin(self, key: Literal["optimizer", "estimator"]) -> tuple[Any, Any]:
-        """The module and the checked parameters of the optimizer or the estimator.
+    def optimizer_plugin(self) -> tuple[Any, Any]:
+        """The module and the checked parameters of the optimizer.
 
         Raises:
             ConfigError: unknown kind or parameter, value of the wrong type or out of range.
         """
-        if key == "optimizer":
-            return _plugin(self.optimizer, OPTIMIZERS, "optimizer")
-        return _plugin(self.fitness.estimator, ESTIMATORS, "fitness.estimator")
+        return plugin(self.optimizer, OPTIMIZERS, "optimizer")
+
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What `keep` asks of every candidate.
+
+        Raises:
+            ConfigError: a line that is no comparison, or names no objective or model.
+        """
+        lines = [self.keep] if isinstance(self.keep, str) else self.keep
+        names = [o.name for o in self.objectives]
+        return tuple(parse(line, names, ["base", *self.models.experts]) for line in lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal experiment."""
         plain: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
         return plain
-
-
-def _plugin(block: Mapping[str, Any], registry: Registry, where: str) -> tuple[Any, Any]:
-    options = dict(block)
-    kind = options.pop("kind", None)
-    if not isinstance(kind, str):
-        raise ConfigError(f"{where}.kind: one of {', '.join(registry)} expected, got {kind!r}")
-    try:
-        module = registry[kind]
-    except ConfigError as error:
-        raise ConfigError(f"{where}.kind: {error}") from None
-    known = get_type_hints(module.Params)
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"{where}: {unknown(f'parameter of {kind}', key, known)}")
-    try:
-        return module, TypeAdapter(module.Params).validate_python(options)
-    except ValidationError as error:
-        raise ConfigError(f"{where}.{_explain(error, module.Params)}") from None
 
 
 def _override(data: dict[str, Any], text: str) -> None:
@@ -270,31 +243,3 @@ def _index(place: list[Any], key: str, text: str) -> int:
     if not key.isdecimal() or int(key) >= len(place):
         raise ConfigError(f"--set {text}: an index below {len(place)} expected, got '{key}'")
     return int(key)
-
-
-def _explain(error: ValidationError, root: type) -> str:
-    """An unknown key, else the first problem, as `key.path: what is wrong, what is allowed`."""
-    problems = error.errors()
-    problem = next((p for p in problems if p["type"] == "unexpected_keyword_argument"), problems[0])
-    path = [str(p) for p in problem["loc"]]
-    where = ".".join(path)
-    if problem["type"] == "unexpected_keyword_argument":
-        return f"{where}: {unknown('key', path[-1], _fields(root, path[:-1]))}"
-    if problem["type"] == "missing":
-        return f"{where}: is missing"
-    if problem["type"] == "dataclass_type":
-        return f"{where}: 'key: value' lines expected, got {problem['input']!r}"
-    got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}{got}"
-
-
-def _fields(root: type, path: list[str]) -> list[str]:
-    """Field names of the dataclass at a path of keys."""
-    kind: Any = root
-    for key in path:
-        if key.isdigit():
-            continue
-        hint = get_type_hints(kind)[key]
-        options = [hint, *getattr(hint, "__args__", ())]
-        kind = next((h for h in options if hasattr(h, "__dataclass_fields__")), kind)
-    return list(get_type_hints(kind))

@@ -58,7 +58,9 @@ def complete(run: RunDir, ledger: Ledger) -> None:
         if trial.state == "done" and note_ver_key(ids[trial.number]) not in noted:
             path = run.recipe(trial.number)
             recipe = path.read_text(encoding="utf-8") if path.is_file() else ""
-            ledger.note(trial.number, trial_note(recipe, trial.estimates, ledger.objectives))
+            fate = trial.raced, trial.violation
+            note = trial_note(recipe, trial.estimates, ledger.objectives, *fate)
+            ledger.note(trial.number, note)
 
 
 def _ledger(run: RunDir) -> Ledger:

@@ -1,9 +1,8 @@
 """Genome -> recipe -> live model -> per-document scores -> estimates: the way of one candidate."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,14 +15,23 @@ from evoaim.importance import Importance
 from evoaim.kernel import BASE
 from evoaim.live import load_tokenizer
 from evoaim.methods import facts
+from evoaim.scoring import document_panels, open_objectives, open_scorers, pools
 from fitness.errors import ScoringError
-from fitness.harness import Harness
-from fitness.objectives import ObjectiveSpec, estimate_objectives, resolve
-from fitness.panel import random_panel
-from fitness.types import Estimate, HarnessConfig, Objective, Panel, Scores, Split
+from fitness.objectives import estimate_objectives
+from fitness.responses import join
+from fitness.scheme import Plan, Scheme, build, check
+from fitness.scorers import Scorers
+from fitness.types import Estimate, Objective, Panel, Scores, Split
 from search_spaces.build import Layout, build_space
 from search_spaces.recipe import Recipe, Source
 from search_spaces.space import Models, SearchSpace
+
+Enough = Callable[[Scores], bool]
+
+
+def never(_scores: Scores) -> bool:
+    """Every panel is scored."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,9 @@ class Evaluator:
     experiment: Experiment
     space: SearchSpace
     engine: MergeEngine
-    harness: Harness
+    scorer: Scorers
     objectives: tuple[Objective, ...]
-    panels: Mapping[Split, Panel]
+    documents: Mapping[Split, Panel]  # that may be used
     blocks: tuple[torch.Tensor, ...]  # calibration tokens; () without calibration text
 
     @classmethod
@@ -61,11 +69,8 @@ class Evaluator:
             seed=experiment.seed,
         )
         tokenizer = load_tokenizer(engine.base)
-        harness = _harness(experiment, tokenizer)
-        objectives = tuple(
-            resolve(ObjectiveSpec(o.name, tuple(o.tasks), o.metric, o.goal), harness)
-            for o in experiment.objectives
-        )
+        scorer = open_scorers(experiment, engine, tokenizer)
+        objectives = open_objectives(experiment, scorer)
         blocks: list[torch.Tensor] = []
         if experiment.calibration is not None:
             text = calibration.read_texts(
@@ -74,8 +79,8 @@ class Evaluator:
             blocks = calibration.token_blocks(tokenizer, text, experiment.calibration.block_size)
             calibration.check_context(engine.live, blocks)
         informed.check_text([m.name for m in space.methods], blocks)
-        panels = _panels(experiment, harness, objectives)
-        return cls(experiment, space, engine, harness, objectives, panels, tuple(blocks))
+        documents = document_panels(experiment, scorer, objectives)
+        return cls(experiment, space, engine, scorer, objectives, documents, tuple(blocks))
 
     def calibrated(self, measured: Path | None = None) -> "Evaluator":
         """The same with the base's importance: from a file, the cache, or measured now.
@@ -133,54 +138,64 @@ class Evaluator:
         """Base and experts by name."""
         return {"base": self.engine.base, **self.engine.experts}
 
-    def score(self, recipe: Recipe, split: Split) -> Scores:
-        """Per-document scores of a recipe on the "search" or "report" panel.
+    def plan(self) -> Plan:
+        """How the search's documents are chosen and what follows from them."""
+        return self.experiment.fitness.plan(self.experiment.seed)
+
+    def check(self, reused: int) -> None:
+        """Refuse a plan that cannot work out, before anything is scored.
+
+        Args:
+            reused: how many models of earlier runs are known besides base and experts.
+
+        Raises:
+            FitnessError: too few documents, or too few models for the panel or the estimator.
+        """
+        found = pools(self.experiment, self.scorer, self.documents["search"])
+        check(self.objectives, found, self.plan(), len(self.parents()), reused)
+
+    def scheme(self, models: Mapping[str, Scores], parents: int) -> Scheme:
+        """What every candidate is put through.
+
+        Args:
+            models: name -> scores on all search documents, base and experts first; empty if the
+                scheme needs none.
+            parents: how many of them are base and experts.
+
+        Raises:
+            FitnessError: too few documents, or too few models for the panel or the estimator.
+        """
+        found = pools(self.experiment, self.scorer, self.documents["search"])
+        return build(self.objectives, found, models, parents, self.plan())
+
+    def score(
+        self, recipe: Recipe, split: Split, panels: Iterable[Panel] = (), enough: Enough = never
+    ) -> Scores:
+        """Per-document scores of a recipe on some documents.
+
+        Args:
+            recipe: is materialized once.
+            split: which documents.
+            panels: scored one after the other; none: all that may be used.
+            enough: is given the scores after each panel; True ends the scoring.
 
         Raises:
             CandidateError: non-finite weights or answers, or out of memory at batch size 1.
         """
+        scores: Scores = {}
         try:
             with self.engine.materialize(recipe) as model:
-                return self.harness.score(model, self.panels[split], split)
+                self.scorer.renew(model)
+                for panel in panels or (self.documents[split],):
+                    scores = join(scores, self.scorer.score(model, panel, split))
+                    if enough(scores):
+                        break
         except torch.OutOfMemoryError:
             raise CandidateError("out of memory (scoring was tried down to batch size 1)") from None
         except ScoringError as error:
             raise CandidateError(str(error)) from None
+        return scores
 
-    def estimate(self, scores: Scores) -> dict[str, Estimate]:
-        """One estimate per objective, by name."""
-        estimator, _ = self.experiment.plugin("estimator")
-        return estimate_objectives(scores, self.objectives, estimator)
-
-
-def _harness(experiment: Experiment, tokenizer: Any) -> Harness:
-    f = experiment.fitness
-    return Harness.load(
-        HarnessConfig(
-            tasks=tuple(dict.fromkeys(t for o in experiment.objectives for t in o.tasks)),
-            task_path=Path(f.task_path) if f.task_path else None,
-            num_fewshot=f.num_fewshot,
-            chat_template=f.chat_template,
-            batch_size=f.batch_size,
-            max_gen_toks=f.max_gen_toks,
-            allow_unsafe_code=f.allow_unsafe_code,
-            seed=experiment.seed,
-        ),
-        tokenizer,
-    )
-
-
-def _panels(
-    experiment: Experiment, harness: Harness, objectives: tuple[Objective, ...]
-) -> dict[Split, Panel]:
-    """The estimator's panel of search documents, and (a sample of) the report documents."""
-    tasks = dict.fromkeys(m.task for o in objectives for m in o.metrics)
-    estimator, params = experiment.plugin("estimator")
-    search = {t: len(harness.documents(t, "search")) for t in tasks}
-    report = Panel({})
-    for t in tasks:
-        n = len(harness.documents(t, "report"))
-        report |= random_panel(
-            {t: n}, min(n, experiment.fitness.report_documents or n), experiment.seed
-        )
-    return {"search": estimator.panel(search, params, experiment.seed), "report": report}
+    def report(self, scores: Scores) -> dict[str, Estimate]:
+        """One estimate per objective from scores on the report documents, by name."""
+        return estimate_objectives(scores, self.objectives)

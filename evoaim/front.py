@@ -49,6 +49,37 @@ def knee(losses: Losses) -> int:
     return int(np.linalg.norm(scaled, axis=1).argmin())
 
 
+def spread(losses: Losses, n: int) -> list[int]:
+    """`n` rows that are far apart: the best of every objective, then always the farthest one.
+
+    Distances are taken after scaling every objective to [0, 1] over the rows; ties go to the first.
+    """
+    low, span = losses.min(axis=0), np.ptp(losses, axis=0)
+    scaled = (losses - low) / np.where(span > 0, span, 1.0)
+    chosen = list(dict.fromkeys(int(i) for i in scaled.argmin(axis=0)))[:n]
+    while len(chosen) < min(n, len(losses)):
+        distance = np.linalg.norm(scaled[:, None] - scaled[chosen], axis=2).min(axis=1)
+        distance[chosen] = -1.0
+        chosen.append(int(distance.argmax()))
+    return chosen
+
+
+def layered(losses: Losses, n: int) -> list[int]:
+    """`n` rows by non-dominated layers, the last one's as far apart as they can be.
+
+    Rows with NaN are left out.
+    """
+    left = np.flatnonzero(np.isfinite(losses).all(axis=1))
+    chosen: list[int] = []
+    while len(left) and len(chosen) < n:
+        layer = left[nondominated(losses[left])]
+        take = n - len(chosen)
+        kept = layer if len(layer) <= take else layer[spread(losses[layer], take)]
+        chosen += [int(i) for i in kept]
+        left = np.setdiff1d(left, layer)
+    return sorted(chosen)
+
+
 def weighted(losses: Losses, names: Sequence[str], weights: Mapping[str, float]) -> int:
     """Row with the least weighted sum of losses, each scaled to [0, 1] over the front.
 

@@ -22,6 +22,7 @@ SCORES = "scores"  # user attribute: standard errors, seconds, documents
 NOTE_PIECE = 2045  # characters that every storage can hold in one attribute
 IDENTITY = "identity"  # user attribute of the study
 REASON = "reason"  # user attribute of failed trials
+CONSTRAINTS = "constraints"  # system attribute that Optuna and its dashboard read; feasible at <= 0
 _STATES: Mapping[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "running",
@@ -39,6 +40,13 @@ class Trial:
     estimates: Mapping[str, Estimate]  # by objective name; empty unless done
     seconds: float = 0.0
     reason: str = ""
+    raced: bool = False  # dropped before all of its documents were run
+    violation: float = 0.0  # of the constraints; 0: feasible
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it may stand in a front."""
+        return self.state == "done" and not self.raced and self.violation <= 0
 
 
 @dataclass(frozen=True)
@@ -154,12 +162,17 @@ class Ledger:
                 f"{number}; does another process write to it?"
             )
 
-    def finish(self, number: int, estimates: Mapping[str, Estimate], seconds: float) -> None:
-        """Record a candidate's estimates."""
-        stderr = {name: e.stderr for name, e in estimates.items()}
-        self._set(number, SCORES, {"stderr": stderr, "seconds": round(seconds, 4)})
-        values = [estimates[o.name].value for o in self.objectives]
-        self.storage.set_trial_state_values(self._ids[number], TrialState.COMPLETE, values)
+    def finish(self, trial: Trial) -> None:
+        """Record a candidate's estimates, and as Optuna's constraint whether it is feasible."""
+        scores: dict[str, Any] = {"seconds": round(trial.seconds, 4), "raced": trial.raced}
+        for field_name in ("value", "stderr", "rank_value", "documents"):
+            scores[field_name] = {n: getattr(e, field_name) for n, e in trial.estimates.items()}
+        self._set(trial.number, SCORES, scores)
+        if trial.violation > 0 or trial.raced:
+            bounds = [trial.violation, float(trial.raced)]
+            self.storage.set_trial_system_attr(self._ids[trial.number], CONSTRAINTS, bounds)
+        values = [trial.estimates[o.name].value for o in self.objectives]
+        self.storage.set_trial_state_values(self._ids[trial.number], TrialState.COMPLETE, values)
 
     def fail(self, number: int, reason: str, seconds: float) -> None:
         """Record why a candidate could not be evaluated."""
@@ -192,8 +205,17 @@ class Ledger:
         estimates = {}
         if state == "done":
             pairs = zip(self.objectives, trial.values, strict=True)
-            stderr = scores.get("stderr", {})
-            estimates = {o.name: Estimate(v, stderr.get(o.name, 0.0)) for o, v in pairs}
+            values = {**scores.get("value", {}), **{o.name: v for o, v in pairs}}
+            estimates = {
+                name: Estimate(
+                    value,
+                    scores.get("stderr", {}).get(name, 0.0),
+                    scores.get("rank_value", {}).get(name),
+                    scores.get("documents", {}).get(name, 0),
+                )
+                for name, value in values.items()
+            }
+        bounds = trial.system_attrs.get(CONSTRAINTS, [0.0])
         return Trial(
             trial.number,
             {n: trial.params[n] for n in self.distributions if n in trial.params},
@@ -201,6 +223,8 @@ class Ledger:
             estimates,
             float(scores.get("seconds", 0.0)),
             str(trial.user_attrs.get(REASON, "")),
+            bool(scores.get("raced", False)),
+            float(bounds[0]),
         )
 
 

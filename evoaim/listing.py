@@ -5,12 +5,12 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from evoaim.errors import ConfigError
-from evoaim.registry import ESTIMATORS, METHODS, OPTIMIZERS, Registry
+from evoaim.registry import ESTIMATORS, METHODS, OPTIMIZERS, SELECTORS, Registry
 from search_spaces.build import preset_names, read_preset
 from search_spaces.errors import unknown
 from search_spaces.parameters import AIM_PARAMETERS, Parameter
 
-WHAT = ("methods", "spaces", "optimizers", "estimators")
+WHAT = ("methods", "spaces", "optimizers", "estimators", "panels")
 
 
 def listing(what: str) -> Iterator[str]:
@@ -26,7 +26,8 @@ def listing(what: str) -> Iterator[str]:
     elif what == "spaces":
         yield from _spaces()
     else:
-        yield from _plugins(OPTIMIZERS if what == "optimizers" else ESTIMATORS)
+        registries = {"optimizers": OPTIMIZERS, "estimators": ESTIMATORS, "panels": SELECTORS}
+        yield from _plugins(registries[what])
 
 
 def _methods() -> Iterator[str]:
@@ -71,13 +72,17 @@ def _plugins(registry: Registry) -> Iterator[str]:
         yield f"    {_summary(module)}"
         if hasattr(module, "OBJECTIVES"):
             yield f"    objectives: {module.OBJECTIVES}"
+        if hasattr(module, "PANEL"):
+            yield f"    panel: {module.PANEL}, unless fitness.panel says another"
+        if getattr(module, "REFERENCES", 0):
+            needed = "1 model" if module.REFERENCES == 1 else f"{module.REFERENCES} models"
+            yield f"    needs {needed} scored on all search documents"
         for field in fields(module.Params):
             yield f"    {field.name}: {_field(field)}"
 
 
 def _field(field: Field[Any]) -> str:
-    default = field.default if field.default is not MISSING else "required"
-    return f"default {default}"
+    return "required" if field.default is MISSING else f"default {field.default}"
 
 
 def _summary(module: Any) -> str:

@@ -42,7 +42,7 @@ def check_manifest(run: RunDir, evaluator: Evaluator) -> None:
         data["scored"] = _scored(evaluator)
         data["documents"] = {
             split: {task: len(ids) for task, ids in panel.documents.items()}
-            for split, panel in evaluator.panels.items()
+            for split, panel in evaluator.documents.items()
         }
         write_json(run.manifest, data)
         return
@@ -74,14 +74,21 @@ def identity(evaluator: Evaluator) -> str:
     return _digest([experiment, models, _scored(evaluator)])
 
 
+def definitions(evaluator: Evaluator) -> dict[str, str]:
+    """Digests of what decides how a document is scored: tokenizer and task definitions."""
+    found = {"the tokenizer": _digest(evaluator.engine.base.tokenizer_hashes())}
+    for task in evaluator.documents["search"].documents:
+        found[f"the definition of {task}"] = _digest(evaluator.scorer.definition(task))
+    return found
+
+
 def _scored(evaluator: Evaluator) -> dict[str, str]:
     """Digests of what candidates are scored on: documents, task definitions, tokenizer."""
-    found = {"the tokenizer": _digest(evaluator.engine.base.tokenizer_hashes())}
-    for split, panel in evaluator.panels.items():
+    found = definitions(evaluator)
+    for split, panel in evaluator.documents.items():
         for task, positions in panel.documents.items():
-            hashes = evaluator.harness.documents(task, split)
-            found[f"the {split} panel of {task}"] = _digest([hashes[i] for i in positions])
-            found[f"the definition of {task}"] = _digest(evaluator.harness.definition(task))
+            hashes = evaluator.scorer.documents(task, split)
+            found[f"the {split} documents of {task}"] = _digest([hashes[i] for i in positions])
     return found
 
 

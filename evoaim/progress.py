@@ -9,9 +9,10 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from evoaim.search import Snapshot
+from evoaim.snapshot import Snapshot
 
 LINE_EVERY = 10.0  # seconds between plain lines
+LINE_WIDTH = 100  # columns that a line may take
 
 
 class TerminalProgress:
@@ -37,7 +38,7 @@ class TerminalProgress:
     ) -> None:
         self._live.stop()
         if self._shown is not None:
-            self._console.print(self._line(self._shown), highlight=False, markup=False)
+            self._print(self._shown)
 
     def stage(self, text: str) -> None:
         """Print a line for a new stage."""
@@ -48,12 +49,15 @@ class TerminalProgress:
         now = time.monotonic()
         if self._begin is None:
             self._begin = (now, snapshot.done)
+            if snapshot.done > 1:  # a new search tells of its first candidate first
+                of = f" of {snapshot.budget}" if snapshot.budget else ""
+                self.stage(f"resuming: {snapshot.done}{of} candidates recorded")
         self._shown = snapshot
         if self._console.is_terminal:
             self._live.update(self._table(snapshot))
         elif now - self._last_line >= LINE_EVERY:
             self._last_line = now
-            self._console.print(self._line(snapshot), highlight=False, markup=False)
+            self._print(snapshot)
 
     def _rate(self, s: Snapshot) -> float:
         """Candidates a minute of this session; 0 while unknown."""
@@ -62,31 +66,60 @@ class TerminalProgress:
         return 60 * (s.done - first) / elapsed if s.done > first and elapsed > 0 else 0.0
 
     def _left(self, s: Snapshot) -> str:
+        """Time to the end of the budget; empty while unknown."""
         rate = self._rate(s)
-        if not s.budget or not rate:
-            return "?"
+        if not s.budget or not rate or s.done >= s.budget:
+            return ""
         seconds = round(60 * (s.budget - s.done) / rate)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-    def _facts(self, s: Snapshot) -> dict[str, str]:
-        gain = s.hypervolume / s.parents_hypervolume if s.parents_hypervolume > 0 else None
-        return {
-            "candidates": f"{s.done}/{s.budget or '?'}"
-            + (f" ({s.failed} failed)" * bool(s.failed)),
-            "front": str(s.front),
-            "hypervolume": f"{s.hypervolume:.4g}" + (f" ({gain:.2f}x parents)" if gain else ""),
-            **{f"best {n}": f"{e.value:.4g} ± {e.stderr:.2g}" for n, e in s.best.items()},
-            "per minute": f"{self._rate(s):.0f}",
-            "left": self._left(s),
-        }
+        minutes = f"{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        return f"{seconds // 3600}:{minutes}" if seconds >= 3600 else minutes
 
     def _line(self, s: Snapshot) -> str:
-        return " | ".join(f"{k} {v}" for k, v in self._facts(s).items() if k != "left" or v != "?")
+        """The facts that fit into a line, the most important first."""
+        left, rate, gain = self._left(s), self._rate(s), _gain(s)
+        facts = [
+            _counts(s),
+            f"front {s.front}",
+            f"hypervolume {f'{gain:.2f}x' if gain else f'{s.hypervolume:.4g}'}",
+            "best " * bool(s.best) + ", ".join(f"{n} {e.value:.3g}" for n, e in s.best.items()),
+            f"{left} left" if left else "",
+            f"{s.documents:,} documents",
+            f"{rate:.0f} per minute" if rate else "",
+        ]
+        line = facts[0]
+        for fact in facts[1:]:
+            if fact and len(line) + len(fact) + 3 <= LINE_WIDTH:
+                line += f" | {fact}"
+        return line
+
+    def _print(self, s: Snapshot) -> None:
+        self._console.print(self._line(s), highlight=False, markup=False, soft_wrap=True)
 
     def _table(self, s: Snapshot) -> Table:
         table = Table.grid(padding=(0, 2))
         if s.budget:
             table.add_row("", ProgressBar(total=s.budget, completed=s.done, width=40))
-        for name, value in self._facts(s).items():
+        gain = _gain(s)
+        facts = {
+            "candidates": _counts(s),
+            "front": str(s.front),
+            "hypervolume": f"{s.hypervolume:.4g}" + (f" ({gain:.2f}x parents)" if gain else ""),
+            **{f"best {n}": f"{e.value:.4g} ± {e.stderr:.2g}" for n, e in s.best.items()},
+            "documents": f"{s.documents:,}",
+            "per minute": f"{self._rate(s):.0f}",
+            "left": self._left(s) or "?",
+        }
+        for name, value in facts.items():
             table.add_row(f"[bold]{escape(name)}[/]", value)
         return table
+
+
+def _gain(s: Snapshot) -> float | None:
+    """The hypervolume as a multiple of the parents'."""
+    return s.hypervolume / s.parents_hypervolume if s.parents_hypervolume > 0 else None
+
+
+def _counts(s: Snapshot) -> str:
+    lost = {"failed": s.failed, "raced out": s.raced}
+    some = ", ".join(f"{n} {what}" for what, n in lost.items() if n)
+    return f"{s.done}/{s.budget or '?'}{f' ({some})' if some else ''}"

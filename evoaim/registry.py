@@ -42,3 +42,4 @@ class Registry:
 METHODS = Registry("evoaim.methods", "merge method")
 OPTIMIZERS = Registry("evoaim.optimizers", "optimizer")
 ESTIMATORS = Registry("fitness.estimators", "estimator")
+SELECTORS = Registry("fitness.selectors", "panel")

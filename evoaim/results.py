@@ -1,7 +1,7 @@
 """What a run has found, read back from its directory without torch, models or tasks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,12 @@ class Entry:
     recipe: Mapping[str, Any]
     search: Estimates
     report: Estimates | None  # None: not scored yet
+    promoted: Estimates | None = None  # from more search documents; None: not promoted
+
+    @property
+    def known(self) -> Estimates:
+        """The best estimates from search documents."""
+        return self.search if self.promoted is None else self.promoted
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in front.json and parents.json."""
@@ -36,6 +42,9 @@ class Entry:
             "recipe": dict(self.recipe),
             "search": _plain(self.search),
             "report": None if self.report is None else _plain(self.report),
+            "promoted": None if self.promoted is None else _plain(self.promoted),
+            "ranked": {n: e.ranked for n, e in self.search.items()},
+            "documents": {n: e.documents for n, e in self.search.items()},
         }
 
     @classmethod
@@ -46,8 +55,16 @@ class Entry:
             data["trial"],
             data["genes"],
             data["recipe"],
-            _estimates(data["search"]),
+            {
+                n: replace(
+                    e,
+                    rank_value=data.get("ranked", {}).get(n),
+                    documents=data.get("documents", {}).get(n, 0),
+                )
+                for n, e in _estimates(data["search"]).items()
+            },
             None if data["report"] is None else _estimates(data["report"]),
+            None if data.get("promoted") is None else _estimates(data["promoted"]),
         )
 
 
@@ -71,9 +88,8 @@ class Results:
         experiment = strict_yaml.read(run.experiment)
         ledger = Ledger.read(experiment.get("storage") or sqlite_url(run.study), experiment["name"])
         trials = tuple(ledger.trials())
-        front = read_json(run.front) if run.front.is_file() else []
-        if [e["trial"] for e in front] != [t.number for t in front_of(ledger.objectives, trials)]:
-            front = []  # the search went on since it was written
+        current = run.front.is_file() and _current(run, ledger, trials)
+        front = read_json(run.front) if current else []
         parents = read_json(run.parents) if run.parents.is_file() else []
         return cls(
             experiment,
@@ -98,18 +114,27 @@ class Results:
         return self.trials[number]
 
 
+def _current(run: RunDir, ledger: Ledger, trials: Sequence[Trial]) -> bool:
+    """Whether front.json is about all trials: the search has not gone on since it was written."""
+    if run.promoted.is_file():
+        return bool(read_json(run.promoted)["trials"] == len(trials))
+    written = [e["trial"] for e in read_json(run.front)]
+    return written == [t.number for t in front_of(ledger.objectives, trials)]
+
+
 def losses(objectives: Sequence[Objective], estimates: Sequence[Estimates]) -> Losses:
     """One row a candidate, lower is better, NaN where there is no estimate: (n, n_objectives)."""
     rows = [
-        [o.loss(e[o.name].value) if o.name in e else np.nan for o in objectives] for e in estimates
+        [o.loss(e[o.name].ranked) if o.name in e else np.nan for o in objectives] for e in estimates
     ]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
 
 
 def front_of(objectives: Sequence[Objective], trials: Sequence[Trial]) -> list[Trial]:
-    """The non-dominated trials by their search estimates, in the order they were found."""
-    keep = nondominated(losses(objectives, [t.estimates for t in trials]))
-    return [t for t, kept in zip(trials, keep, strict=True) if kept]
+    """The non-dominated feasible trials by their search estimates, in the order they were found."""
+    able = [t for t in trials if t.eligible]
+    keep = nondominated(losses(objectives, [t.estimates for t in able]))
+    return [t for t, kept in zip(able, keep, strict=True) if kept]
 
 
 def _plain(estimates: Estimates) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class RunDir:
         return self.path / "front.json"
 
     @property
+    def promoted(self) -> Path:
+        """Who was scored on more documents, and of how many trials they were chosen."""
+        return self.path / "promoted.json"
+
+    @property
     def parents(self) -> Path:
         """Base and experts with both scores."""
         return self.path / "parents.json"

@@ -1,64 +1,21 @@
-"""The search: ask, evaluate, tell; resumed by replaying what the ledger knows."""
+"""A search from an experiment to its front: what happens before and after the loop."""
 
-import json
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from evoaim.config import Experiment
-from evoaim.errors import CandidateError, ConfigError
 from evoaim.evaluator import Evaluator
-from evoaim.front import hypervolume, reference_point
-from evoaim.ledger import Ledger, Trial, sqlite_url
+from evoaim.ledger import Ledger, sqlite_url
+from evoaim.loop import Loop
 from evoaim.manifest import check_manifest, identity
-from evoaim.optimizers import Proposer
-from evoaim.report.note import trial_note
-from evoaim.results import Entry, Estimates, Results, front_of, losses
-from evoaim.run_dir import RunDir, read_scores, write_json, write_scores, write_text
-from fitness.types import Estimate, Scores, Split
-from search_spaces.genes import Genome
-from search_spaces.recipe import Recipe
+from evoaim.parents import Parents, ancestors, score_parents, scored
+from evoaim.promote import finalists
+from evoaim.results import Entry, Estimates, Results
+from evoaim.reuse import earlier_responses
+from evoaim.run_dir import RunDir, write_json
+from evoaim.snapshot import Progress, Silent, Snapshot
 
-PATIENCE = 50  # batches without a new candidate, after which the space counts as exhausted
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """How far a search has come."""
-
-    done: int
-    budget: int | None
-    failed: int
-    front: int
-    hypervolume: float
-    parents_hypervolume: float
-    best: Estimates  # per objective
-    seconds: float  # of evaluation, earlier sessions included
-
-
-class Progress(Protocol):
-    """Who is told how the search goes."""
-
-    def stage(self, text: str) -> None:
-        """A new stage of the run begins."""
-
-    def candidate(self, snapshot: Snapshot) -> None:
-        """A candidate has been evaluated (or, on resume, all recorded ones have been replayed)."""
-
-
-@dataclass(frozen=True)
-class Silent:
-    """Tells nobody."""
-
-    def stage(self, text: str) -> None:
-        """Nothing."""
-
-    def candidate(self, snapshot: Snapshot) -> None:
-        """Nothing."""
+__all__ = ["Progress", "Silent", "Snapshot", "run_search"]
 
 
 def run_search(
@@ -78,11 +35,12 @@ def run_search(
     run.check(experiment.to_dict())
     progress.stage("loading models and tasks")
     evaluator = Evaluator.of(experiment)
-    module, params = experiment.plugin("optimizer")
+    optimized = tuple(o for o in evaluator.objectives if o.optimized)
+    module, params = experiment.optimizer_plugin()
     seeds = evaluator.space.seeds()
-    proposer = module.build(
-        evaluator.space.genes, len(evaluator.objectives), params, experiment.seed, seeds
-    )
+    proposer = module.build(evaluator.space.genes, len(optimized), params, experiment.seed, seeds)
+    reused = earlier_responses(experiment, evaluator)
+    evaluator.check(len(reused))
     with run.locked():
         run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
         with run.begun(experiment.to_dict()):
@@ -90,7 +48,7 @@ def run_search(
             ledger = Ledger.open(
                 experiment.storage or sqlite_url(run.study),
                 experiment.name,
-                evaluator.objectives,
+                optimized,
                 evaluator.space.genes,
                 identity(evaluator),
             )
@@ -100,193 +58,53 @@ def run_search(
             evaluator.engine.importance.save(run.importance)
         evaluator = evaluator.informed(run.statistics)
         progress.stage("scoring base and experts")
-        parents = {
-            name: evaluator.estimate(_scored(run, evaluator, name, recipe, "search"))
-            for name, recipe in evaluator.parents().items()
-        }
+        parents = score_parents(run, evaluator, reused)
         if not run.parents.exists():
-            write_json(run.parents, [e.to_dict() for e in _ancestors(evaluator, parents, {})])
+            write_parents(run, evaluator, parents, {})
         progress.stage("searching")
-        _Loop(run, evaluator, ledger, parents, progress).run(proposer)
-        progress.stage("re-scoring the front on the report documents")
-        _finish(run, evaluator, ledger, parents)
+        loop = Loop(run, evaluator, ledger, parents, progress)
+        loop.run(proposer)
+        _finish(run, evaluator, loop, parents, progress)
     return Results.read(run)
 
 
-class _Loop:
-    """The state of one search: known answers, and what progress is told."""
-
-    def __init__(
-        self,
-        run: RunDir,
-        evaluator: Evaluator,
-        ledger: Ledger,
-        parents: Mapping[str, Estimates],
-        progress: Progress,
-    ) -> None:
-        self.run_dir, self.evaluator, self.ledger, self.progress = run, evaluator, ledger, progress
-        self.recorded = ledger.trials()
-        self.trials: list[Trial] = []
-        self.answers: dict[str, Estimates] = {}  # canonical genome -> estimates, {} when failed
-        self.parents = losses(ledger.objectives, list(parents.values()))
-        self.reference = reference_point(self.parents)
-        self.front = self.parents[:0]  # losses of the non-dominated trials
-        self.parents_volume = self.volume = hypervolume(self.parents, self.reference)
-        self.best: dict[str, Estimate] = {}
-        self.done, self.seconds = 0, 0.0
-
-    def run(self, proposer: Proposer) -> None:
-        """Until the budget is spent, the optimizer has finished, or the space is exhausted."""
-        stale = 0
-        while stale < PATIENCE and not self._spent():
-            genomes = proposer.ask()
-            if not genomes:
-                return
-            before = len(self.trials)
-            for genome in genomes:
-                key = json.dumps(genome)
-                if key in self.answers:
-                    continue
-                if self._spent():
-                    return
-                self.answers[key] = self._trial(genome)
-            stale = 0 if len(self.trials) > before else stale + 1
-            answers = [self.answers[json.dumps(g)] for g in genomes]
-            proposer.tell(losses(self.ledger.objectives, answers))
-
-    def _trial(self, genome: Genome) -> Estimates:
-        """The estimates of one new candidate: recorded ones if there are, else evaluated now."""
-        number = len(self.trials)
-        known = self.recorded[number] if number < len(self.recorded) else None
-        if known is not None and dict(known.genome) != dict(genome):
-            raise ConfigError(
-                f"trial {number} is recorded with {dict(known.genome)}, but the optimizer now "
-                f"proposes {dict(genome)}; was the run made with other versions (manifest.json)? "
-                "Start a new run directory"
-            )
-        if known is not None and known.state != "running":
-            trial = known
-        else:
-            if known is None:
-                self.ledger.start(number, genome)
-            trial = self._evaluate(number, genome)
-        self._count(trial)
-        if number + 1 >= len(self.recorded):
-            self.progress.candidate(self._snapshot())
-        return trial.estimates
-
-    def _evaluate(self, number: int, genome: Genome) -> Trial:
-        begin = time.perf_counter()
-        recipe = self.evaluator.space.decode(genome)
-        text = self.evaluator.stored(recipe, "..").to_yaml()
-        write_text(self.run_dir.recipe(number), text)
-        try:
-            scores = self.evaluator.score(recipe, "search")
-            estimates = self.evaluator.estimate(scores)
-            bad = [n for n, e in estimates.items() if not np.isfinite(e.value)]
-            if bad:
-                raise CandidateError(f"objective '{bad[0]}' is not finite")
-        except CandidateError as error:
-            seconds = time.perf_counter() - begin
-            self.ledger.fail(number, str(error), seconds)
-            return Trial(number, genome, "failed", {}, seconds, str(error))
-        seconds = time.perf_counter() - begin
-        write_scores(self.run_dir.responses(f"trial_{number}", "search"), scores)
-        self.ledger.note(number, trial_note(text, estimates, self.ledger.objectives))
-        self.ledger.finish(number, estimates, seconds)
-        return Trial(number, genome, "done", estimates, seconds)
-
-    def _spent(self) -> bool:
-        budget = self.evaluator.experiment.budget
-        minutes = self.seconds / 60
-        return (budget.candidates is not None and len(self.trials) >= budget.candidates) or (
-            budget.minutes is not None and minutes >= budget.minutes
-        )
-
-    def _count(self, trial: Trial) -> None:
-        """Take a trial into the running figures; costs a comparison with the front alone."""
-        self.trials.append(trial)
-        self.seconds += trial.seconds
-        if trial.state != "done":
-            return
-        self.done += 1
-        point = losses(self.ledger.objectives, [trial.estimates])
-        for o, loss in zip(self.ledger.objectives, point[0], strict=True):
-            if o.name not in self.best or loss < o.loss(self.best[o.name].value):
-                self.best[o.name] = trial.estimates[o.name]
-        if (self.front <= point).all(axis=1).any():
-            return
-        self.front = np.concatenate([self.front[~(point <= self.front).all(axis=1)], point])
-        self.volume = hypervolume(np.concatenate([self.front, self.parents]), self.reference)
-
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(
-            len(self.trials),
-            self.evaluator.experiment.budget.candidates,
-            len(self.trials) - self.done,
-            len(self.front),
-            self.volume,
-            self.parents_volume,
-            dict(self.best),
-            self.seconds,
-        )
-
-
 def _finish(
-    run: RunDir, evaluator: Evaluator, ledger: Ledger, parents: Mapping[str, Estimates]
+    run: RunDir, evaluator: Evaluator, loop: Loop, parents: Parents, progress: Progress
 ) -> None:
-    """Re-score front and parents on the report documents; write front.json and parents.json."""
+    """Promote, re-score front and parents on the report documents, write the JSON files."""
+    if evaluator.experiment.fitness.promoted() is not None:
+        progress.stage("scoring the best candidates on more search documents")
+    chosen = finalists(run, evaluator, parents, loop.ledger.trials())
+    progress.stage("re-scoring the front on the report documents")
+    everything = evaluator.documents["report"]
     entries = []
-    for trial in front_of(ledger.objectives, ledger.trials()):
+    for finalist in chosen:
+        trial, report = finalist.trial, None
         recipe = evaluator.space.decode(trial.genome)
-        report = evaluator.estimate(
-            _scored(run, evaluator, f"trial_{trial.number}", recipe, "report")
-        )
+        if finalist.kept:
+            who = f"trial_{trial.number}"
+            report = evaluator.report(scored(run, evaluator, who, "report", everything, recipe))
+        stored = evaluator.stored(recipe, str(run.path)).to_dict()
+        name = f"trial {trial.number}"
         entries.append(
             Entry(
-                f"trial {trial.number}",
-                trial.number,
-                trial.genome,
-                evaluator.stored(recipe, str(run.path)).to_dict(),
-                trial.estimates,
-                report,
+                name, trial.number, trial.genome, stored, trial.estimates, report, finalist.promoted
             )
         )
     reports = {
-        name: evaluator.estimate(_scored(run, evaluator, name, recipe, "report"))
-        for name, recipe in evaluator.parents().items()
+        name: evaluator.report(scored(run, evaluator, name, "report", everything))
+        for name in evaluator.parents()
     }
-    write_json(run.parents, [e.to_dict() for e in _ancestors(evaluator, parents, reports)])
-    write_json(run.front, [e.to_dict() for e in entries])
+    write_parents(run, evaluator, parents, reports)
+    promoted = [e.to_dict() for e in entries if e.promoted is not None]
+    write_json(run.promoted, {"trials": len(loop.trials), "promoted": promoted})
+    kept = {f.trial.number for f in chosen if f.kept}
+    write_json(run.front, [e.to_dict() for e in entries if e.trial in kept])
 
 
-def _ancestors(
-    evaluator: Evaluator, parents: Mapping[str, Estimates], reports: Mapping[str, Estimates]
-) -> list[Entry]:
-    """Base and experts as they stand in parents.json."""
-    return [
-        Entry(name, None, {}, recipe.to_dict(), parents[name], reports.get(name))
-        for name, recipe in evaluator.parents().items()
-    ]
-
-
-def _scored(run: RunDir, evaluator: Evaluator, who: str, recipe: Recipe, split: Split) -> Scores:
-    """Scores of a recipe, from the run directory if the same documents were scored before."""
-    path = run.responses(who, split)
-    known = read_scores(path)
-    if known is not None and _same_documents(known, evaluator, split):
-        return known
-    scores = evaluator.score(recipe, split)
-    write_scores(path, scores)
-    return scores
-
-
-def _same_documents(scores: Scores, evaluator: Evaluator, split: Split) -> bool:
-    panel = evaluator.panels[split]
-    for objective in evaluator.objectives:
-        for metric in objective.metrics:
-            hashes = evaluator.harness.documents(metric.task, split)
-            wanted = tuple(hashes[i] for i in panel.documents[metric.task])
-            if metric.key not in scores or scores[metric.key].documents != wanted:
-                return False
-    return True
+def write_parents(
+    run: RunDir, evaluator: Evaluator, parents: Parents, reports: Mapping[str, Estimates]
+) -> None:
+    """Base and experts with what is known of them."""
+    found = ancestors(evaluator, parents.estimates, reports)
+    write_json(run.parents, [e.to_dict() for e in found])

@@ -11,6 +11,8 @@ from evoaim.evaluator import Evaluator
 from evoaim.live import DTYPES
 from evoaim.merger import Merger
 from evoaim.placement import size_text
+from evoaim.reuse import earlier_responses
+from evoaim.scoring import is_whole
 from fitness.objectives import contradictions
 from search_spaces.genes import Choice, Gene
 
@@ -38,23 +40,48 @@ def describe(experiment: Experiment) -> Iterator[str]:
     for objective in evaluator.objectives:
         keys = ", ".join(m.key for m in objective.metrics)
         yield f"objective   {objective.name}: {objective.goal} {keys}"
-    for split, panel in evaluator.panels.items():
-        sizes = ", ".join(f"{t} {len(ids)}" for t, ids in panel.documents.items())
+    for split, panel in evaluator.documents.items():
+        have = evaluator.scorer.sizes(split)
+        sizes = ", ".join(
+            f"{t} {len(ids)}" + (f" of {have[t]}" if len(ids) < have[t] else "")
+            for t, ids in panel.documents.items()
+        )
         yield f"documents   {split}: {sizes}"
     tokens = sum(b.numel() for b in evaluator.blocks)
     yield f"calibration {tokens} tokens" if tokens else "calibration none: AIM is not available"
     yield from _coverage(merger.blueprint) if tokens else ()
     yield from (f"warning     {text}" for text in contradictions(evaluator.objectives))
-    n, budget = len(evaluator.panels["search"]), experiment.budget
-    cost = f"{n} documents a candidate"
-    if budget.candidates is not None:
-        total = n * (budget.candidates + len(merger.models))
-        cost += f", {budget.candidates} candidates: {total} document evaluations, base and experts"
-        cost += " included"
-    if budget.minutes is not None:
-        cost += f", at most {budget.minutes:g} minutes of evaluation"
-    yield f"cost        {cost}"
+    yield from _cost(experiment, evaluator)
     yield "valid"
+
+
+def _cost(experiment: Experiment, evaluator: Evaluator) -> Iterator[str]:
+    """How many documents will be run, at most."""
+    evaluator.check(len(earlier_responses(experiment, evaluator)))
+    plan, budget = evaluator.plan(), experiment.budget
+    everything = len(evaluator.documents["search"])
+    asked = plan.estimator[1].documents
+    n = sum(
+        len(p) if asked is None or is_whole(experiment, t) else asked
+        for t, p in evaluator.documents["search"].documents.items()
+    )
+    names = [module.__name__.rpartition(".")[2] for module, _ in (plan.selector, plan.estimator)]
+    yield f"panel       {names[0]}; estimates by {names[1]}"
+    racing = ", fewer if it is dropped early" if experiment.fitness.rule() is not None else ""
+    each = everything if plan.needs_references else n
+    yield f"cost        {each} documents for base and each expert"
+    yield f"            {n} documents a candidate{racing}"
+    if budget.candidates is not None:
+        total = each * len(evaluator.parents()) + n * budget.candidates
+        yield f"            {budget.candidates} candidates: {total} document evaluations at most"
+    if budget.minutes is not None:
+        yield f"            at most {budget.minutes:g} minutes of evaluation"
+    promotion = experiment.fitness.promoted()
+    if promotion is not None:
+        yield (
+            f"            then up to {everything} documents for each of {promotion.finalists} "
+            "finalists"
+        )
 
 
 def _coverage(blueprint: Blueprint) -> Iterator[str]:

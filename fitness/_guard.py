@@ -14,7 +14,15 @@ import numpy as np
 import torch
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
-_NOISY = ("lm_eval", "datasets", "transformers", "huggingface_hub", "accelerate", "evaluate")
+_NOISY = (
+    "lm_eval",
+    "datasets",
+    "transformers",
+    "huggingface_hub",
+    "accelerate",
+    "evaluate",
+    "vllm",
+)
 
 
 @contextmanager

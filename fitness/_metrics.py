@@ -9,6 +9,7 @@ import numpy as np
 from lm_eval.api import metrics as lm_eval_metrics
 from lm_eval.api.task import ConfigurableTask
 
+from fitness._soft import soft_measures
 from fitness.errors import FitnessError, unknown
 from fitness.types import Goal, Link, Metric
 
@@ -41,6 +42,12 @@ def measures(task: ConfigurableTask) -> tuple[Measure, ...]:
     return tuple(found)
 
 
+def every_metric(task: ConfigurableTask) -> tuple[Metric, ...]:
+    """The task's metrics that add up over documents, then our own measures."""
+    own = tuple(m.metric(task.task_name) for m in soft_measures(task))
+    return (*(m.metric for m in measures(task)), *own)
+
+
 def find(task: ConfigurableTask, name: str | None) -> Metric:
     """The metric of that name; None: the first. Without `,FILTER`, that of the first filter.
 
@@ -51,15 +58,19 @@ def find(task: ConfigurableTask, name: str | None) -> Metric:
     for m in known:
         if name in {None, m.name, f"{m.name},{m.filter}"}:
             return m.metric
+    for metric in every_metric(task):
+        if name == metric.name:
+            return metric
     others = sorted(set(task.aggregation()) - {m.name for m in known})
+    names = [m.name for m in every_metric(task)]
     where = f"task '{task.task_name}'"
     if name is None or name.split(",")[0] in others:
         raise FitnessError(
             f"{where}: metric '{name or ', '.join(others)}' is computed over all documents at once "
             "and cannot be estimated from some of them; metrics that can: "
-            f"{', '.join(m.metric.name for m in known) or 'none'}"
+            f"{', '.join(names) or 'none'}"
         )
-    raise FitnessError(f"{where}: {unknown('metric', name, {m.metric.name for m in known})}")
+    raise FitnessError(f"{where}: {unknown('metric', name, names)}")
 
 
 def _number(value: Any) -> Pair | None:

@@ -1,4 +1,4 @@
-"""Requests to a live transformers model, through lm-eval's own HFLM."""
+"""Requests to a live model, through lm-eval's own HFLM (or its VLLM)."""
 
 import math
 from collections import defaultdict
@@ -7,13 +7,14 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from fitness._bank import Prepared
 from fitness.errors import FitnessError, ScoringError
 
 
-def encode(lm: HFLM, instance: Instance) -> Any:
+def encode(lm: Any, instance: Instance) -> Any:
     """What does not depend on the weights: token ids of a request (generation: None).
 
     Raises:
@@ -26,7 +27,7 @@ def encode(lm: HFLM, instance: Instance) -> Any:
     return None
 
 
-def _pair(lm: HFLM, instance: Instance) -> tuple[tuple[str, str], list[int], list[int]]:
+def _pair(lm: Any, instance: Instance) -> tuple[tuple[str, str], list[int], list[int]]:
     # as TemplateLM.loglikelihood does; an empty context becomes the prefix token
     context, answer = instance.args[:2]
     if context:
@@ -44,7 +45,7 @@ def _pair(lm: HFLM, instance: Instance) -> tuple[tuple[str, str], list[int], lis
     return (context, answer), before, after
 
 
-def respond(lm: HFLM, documents: Iterable[Prepared]) -> None:
+def respond(lm: Any, documents: Iterable[Prepared]) -> None:
     """Fill `resps` of every instance, one call of the model per request type over all tasks.
 
     Raises:
@@ -62,7 +63,9 @@ def respond(lm: HFLM, documents: Iterable[Prepared]) -> None:
             answers = lm._loglikelihood_tokens(tokens, disable_tqdm=True)
             _refuse_nan(ll for ll, _ in answers)
         elif kind == "loglikelihood_rolling":
-            answers = _rolling(lm, tokens)
+            own = isinstance(lm, HFLM)  # others cut texts into windows of other lengths
+            rolled = [i for i, _ in queue]
+            answers = _rolling(lm, tokens) if own else lm.loglikelihood_rolling(rolled, True)
             _refuse_nan(answers)
         else:
             answers = _generate(lm, [i for i, _ in queue])
@@ -95,9 +98,9 @@ def _rolling(lm: HFLM, texts: list[list[int]]) -> list[float]:
     return [sum(next(parts) for _ in range(count)) for count in counts]
 
 
-def _generate(lm: HFLM, instances: list[Instance]) -> list[str]:
+def _generate(lm: Any, instances: list[Instance]) -> list[str]:
     for instance in instances:
-        asked = instance.args[1].get("max_gen_toks", lm.max_gen_toks)
+        asked = normalize_gen_kwargs(instance.args[1], lm.max_gen_toks)["max_gen_toks"]
         if asked >= lm.max_length:
             raise FitnessError(
                 f"task '{instance.task_name}' generates up to {asked} tokens, the model's context "

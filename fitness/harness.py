@@ -1,24 +1,24 @@
 """Scores live models on lm-eval tasks: tasks, prompts and tokens are built once, then reused."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED
-from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import resolve_max_length
 
-from fitness._bank import Bank, Prepared
+from fitness._bank import Bank
 from fitness._guard import undisturbed
-from fitness._metrics import Measure, find, measures
-from fitness._model import encode, respond
+from fitness._metrics import every_metric, find
+from fitness._model import encode
+from fitness._runner import Runner
+from fitness._scoring import tabulate
 from fitness._splits import document_sets, refuse_overlap
-from fitness._tasks import TASK_ERRORS, cause, load_tasks
-from fitness.errors import FitnessError, ScoringError, unknown
+from fitness._swap import Named, SwappableEngine
+from fitness._tasks import load_tasks
+from fitness._vllm import require_vllm
+from fitness.errors import FitnessError, unknown
 from fitness.types import DocumentScores, HarnessConfig, Metric, Panel, Scores, Split
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -36,30 +36,35 @@ class Harness:
         self,
         leaves: Mapping[str, tuple[str, ...]],
         banks: Mapping[str, Mapping[Split, Bank]],
-        tokenizer: Any,
-        batch_size: int,
+        runner: Runner,
         chat: bool,
     ) -> None:
         self._leaves = leaves
         self._banks = banks
-        self._tokenizer = tokenizer
-        self._batch_size = batch_size
+        self._runner = runner
         self._chat = chat
-        self._lm: HFLM | None = None
+        self._served: tuple[SwappableEngine, Callable[[Any], Named]] | None = None
 
     @classmethod
-    def load(cls, config: HarnessConfig, tokenizer: Any) -> "Harness":
+    def load(
+        cls, config: HarnessConfig, tokenizer: Any, generation_config: Any = None
+    ) -> "Harness":
         """Load the tasks and their documents.
 
         Args:
             config: what to load.
             tokenizer: a transformers tokenizer; a copy is kept.
+            generation_config: the base's, which every model then generates by, because what a task
+                leaves open (a repetition penalty) comes from there; None: each model's own.
 
         Raises:
             FitnessError: unknown task, data set that cannot be loaded, search and report documents
                 that overlap, code-executing task that is not allowed, too few few-shot documents,
-                tokenizer without chat template where one is asked for, or without BOS and EOS.
+                tokenizer without chat template where one is asked for, or without BOS and EOS,
+                vLLM asked for and not installed.
         """
+        if config.backend == "vllm":
+            require_vllm()
         chat = config.chat_template == "yes" or (
             config.chat_template == "auto" and tokenizer.chat_template is not None
         )
@@ -81,7 +86,8 @@ class Harness:
                 for name, both in sets.items()
             }
         leaves = {name: tuple(group) for name, group in loaded.items()}
-        return cls(leaves, banks, copy.deepcopy(tokenizer), config.batch_size, chat)
+        runner = Runner(copy.deepcopy(tokenizer), config.batch_size, generation_config)
+        return cls(leaves, banks, runner, chat)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -113,6 +119,20 @@ class Harness:
         self._task(task)
         return self._banks[task][split].documents.hashes
 
+    def labels(self, task: str, split: Split, field: str) -> tuple[str, ...]:
+        """What a field of each document says, as text, in the order of `documents`.
+
+        Raises:
+            FitnessError: unknown task, or a document without that field.
+        """
+        self._task(task)
+        documents = self._banks[task][split].documents
+        chosen = [documents.source[p] for p in documents.positions]
+        for document in chosen:
+            if field not in document:
+                raise FitnessError(f"task '{task}': {unknown('document field', field, document)}")
+        return tuple(str(document[field]) for document in chosen)
+
     def definition(self, task: str) -> dict[str, Any]:
         """What the task's prompts and scores depend on, besides its documents.
 
@@ -129,12 +149,18 @@ class Harness:
         return {task: len(self.documents(task, split)) for task in self.tasks}
 
     def metrics(self, task: str) -> tuple[Metric, ...]:
-        """The task's metrics that can be estimated from some of its documents.
+        """The task's metrics that can be estimated from some of its documents, then our own.
+
+        Our own, read from the same answers, and only where the task has none of that name:
+        `probability` of the right answer in [0, 1] and `nll`, its negative logarithm in nats per
+        document (choices: `probability` is a softmax over them, `nll` is not), and
+        `response_length`, the mean number of tokens generated, stop sequence excluded.
 
         Raises:
             FitnessError: unknown task.
         """
-        return tuple(m.metric for m in measures(self._task(task)))
+        with undisturbed():
+            return every_metric(self._task(task))
 
     def metric(self, task: str, name: str | None = None) -> Metric:
         """The named metric (`acc`, `exact_match,strict-match`); None: the task's first.
@@ -142,7 +168,27 @@ class Harness:
         Raises:
             FitnessError: unknown task or metric, or one that is no sum over documents.
         """
-        return find(self._task(task), name)
+        with undisturbed():  # reading a label may run a function of the task
+            return find(self._task(task), name)
+
+    def serve(self, engine: SwappableEngine, tensors: Callable[[Any], Named]) -> None:
+        """From now on, answer by an engine that is given a model's weights (see `renew`).
+
+        Args:
+            engine: see `_vllm.open_engine`.
+            tensors: all of a live model's, by their names in the base's checkpoint.
+        """
+        self._served = engine, tensors
+
+    def renew(self, model: Any) -> None:
+        """The model has new weights: bring them into the engine, if there is one.
+
+        Raises:
+            FitnessError, ScoringError: see `SwappableEngine.update`.
+        """
+        if self._served is not None:
+            engine, tensors = self._served
+            engine.update(tensors(model))
 
     def score(self, model: Any, panel: Panel, split: Split) -> Scores:
         """Run the panel's documents and return all metrics of its tasks, by `Metric.key`.
@@ -150,7 +196,8 @@ class Harness:
         When memory runs out, the batch size is halved for this and all later calls.
 
         Args:
-            model: a live transformers causal language model on its device.
+            model: a live transformers causal language model on its device, or a model of lm-eval's
+                own (`_vllm.open_engine(...).lm`), which then sees to batches and generation itself.
             panel: positions in `documents(task, split)`.
             split: which documents.
 
@@ -162,42 +209,18 @@ class Harness:
         self._check(panel, split)
         banks = {task: self._banks[task][split] for task in panel.documents}
         with undisturbed():
-            lm = self._wrap(model)
+            lm = self._runner.wrap(model if self._served is None else self._served[0].lm)
             chat = lm.apply_chat_template if self._chat else None
             prepared = {
                 task: [bank.prepare(p, partial(encode, lm), chat) for p in panel.documents[task]]
                 for task, bank in banks.items()
             }
-            while not self._fits(lm, [d for documents in prepared.values() for d in documents]):
-                self._batch_size //= 2
-                lm.batch_size_per_gpu = self._batch_size
-                torch.cuda.empty_cache()
+            self._runner.respond(lm, [d for own in prepared.values() for d in own])
             scores: dict[str, DocumentScores] = {}
             for task, documents in prepared.items():
                 hashes = tuple(banks[task].documents.hashes[p] for p in panel.documents[task])
-                scores |= _scores(banks[task].task, documents, hashes)
+                scores |= tabulate(banks[task].task, documents, hashes, self._runner.tokens)
         return scores
-
-    def _fits(self, lm: HFLM, documents: list[Prepared]) -> bool:
-        try:
-            respond(lm, documents)
-        except torch.OutOfMemoryError:
-            if self._batch_size == 1:
-                raise
-            return False
-        return True
-
-    def _wrap(self, model: Any) -> HFLM:
-        if self._lm is None or self._lm.model is not model:
-            self._lm = HFLM(
-                pretrained=model,
-                backend="causal",
-                tokenizer=self._tokenizer,
-                batch_size=self._batch_size,
-                # HFLM's own answer, which it would look up in the config for every request
-                max_length=resolve_max_length(model.config, self._tokenizer),
-            )
-        return self._lm
 
     def _task(self, name: str) -> ConfigurableTask:
         if name not in self._banks:
@@ -226,41 +249,3 @@ def _configure(task: ConfigurableTask, config: HarnessConfig) -> None:
         kept = {k: v for k, v in options.items() if k not in _LENGTHS}
         kept["max_gen_toks"] = min(int(asked), config.max_gen_toks)
         task.set_config("generation_kwargs", kept)
-
-
-def _scores(
-    task: ConfigurableTask, documents: list[Prepared], hashes: tuple[str, ...]
-) -> dict[str, DocumentScores]:
-    instances = [i for d in documents for i in d.instances]
-    results: dict[str, list[dict[str, Any]]] = {}
-    for ensemble in task._filters if instances else ():
-        ensemble.apply(instances)
-        results[ensemble.name] = [_results(task, d, ensemble.name) for d in documents]
-    scores = {}
-    for measure in measures(task):
-        table = _table(measure, results.get(measure.filter, []))
-        if table is not None:
-            scores[measure.metric.key] = DocumentScores(hashes, table[:, 0], table[:, 1])
-    return scores
-
-
-def _results(task: ConfigurableTask, document: Prepared, filtered: str) -> dict[str, Any]:
-    answers = [i.filtered_resps[filtered] for i in document.instances]
-    try:
-        results: dict[str, Any] = task.process_results(copy.copy(document.document), answers)
-    except TASK_ERRORS as error:
-        raise ScoringError(
-            f"task '{task.task_name}' cannot judge the answer {answers}: {cause(error)}"
-        ) from error
-    return results
-
-
-def _table(measure: Measure, results: list[dict[str, Any]]) -> np.ndarray[Any, Any] | None:
-    """(n_documents, 2) totals and weights; None if a value is not one number a document."""
-    pairs = [measure.read(r[measure.name]) if measure.name in r else (0.0, 0.0) for r in results]
-    if any(pair is None for pair in pairs):
-        return None
-    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    if not np.isfinite(table).all():
-        raise ScoringError(f"metric {measure.metric.key} is not finite on some documents")
-    return table

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from fitness.errors import FitnessError
-from fitness.estimators import Estimator
+from fitness.estimators.sample_mean import mean
 from fitness.types import DocumentScores, Estimate, Goal, Metric, Objective, Scores
 
 
@@ -17,13 +17,13 @@ class ObjectiveSpec:
         name: unique among the objectives.
         tasks: names of tasks, groups or tags; the objective is the mean over their leaf tasks.
         metric: lm-eval's name, e.g. `acc` or `exact_match,strict-match`; None: each task's first.
-        goal: None: what lm-eval says is better.
+        goal: None: what lm-eval says is better; "watch": that, but it is not optimized.
     """
 
     name: str
     tasks: tuple[str, ...]
     metric: str | None = None
-    goal: Goal | None = None
+    goal: Goal | Literal["watch"] | None = None
 
 
 class Tasks(Protocol):
@@ -59,7 +59,9 @@ def resolve(spec: ObjectiveSpec, tasks: Tasks) -> Objective:
             f"{where}: metrics of different kinds cannot be averaged: {listing}; "
             "name one metric they share, or make two objectives"
         )
-    return Objective(spec.name, spec.goal or metrics[0].goal, metrics)
+    watched = spec.goal == "watch"
+    goal = metrics[0].goal if spec.goal is None or spec.goal == "watch" else spec.goal
+    return Objective(spec.name, goal, metrics, not watched)
 
 
 def contradictions(objectives: Iterable[Objective]) -> tuple[str, ...]:
@@ -72,16 +74,16 @@ def contradictions(objectives: Iterable[Objective]) -> tuple[str, ...]:
     )
 
 
-def estimate_objectives(
-    scores: Scores, objectives: Sequence[Objective], estimator: Estimator
-) -> dict[str, Estimate]:
-    """Objective name -> estimate, in natural units.
+def estimate_objectives(scores: Scores, objectives: Sequence[Objective]) -> dict[str, Estimate]:
+    """Objective name -> mean over the scored documents, as a sample of a large population.
 
     Raises:
-        FitnessError: the scores lack a metric, or too few documents carry a value.
+        FitnessError: the scores lack a metric, or fewer than two documents carry a value.
     """
     estimates: Mapping[str, Estimate] = {
-        m.key: estimator.estimate(_of(scores, m), m) for o in objectives for m in o.metrics
+        m.key: mean(_of(scores, m).total, _of(scores, m).weight, m)
+        for o in objectives
+        for m in o.metrics
     }
     return {o.name: o.combine(estimates) for o in objectives}
 

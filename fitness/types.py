@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from fitness.errors import FitnessError
 
 Goal = Literal["maximize", "minimize"]
-Link = Literal["mean", "exp_neg_mean", "bits"]
+Link = Literal["mean", "exp_neg_mean", "bits", "exact"]
+LINKS_OF_ALL: tuple[Link, ...] = get_args(Link)
 Split = Literal["search", "report"]
 
 
@@ -25,20 +26,24 @@ class HarnessConfig:
         task_path: folder of the user's own task YAMLs; they win over lm-eval's bundled ones.
         num_fewshot: examples per prompt, except in tasks that say 0; None: what each task says.
         chat_template: auto applies the tokenizer's template when it has one.
-        batch_size: sequences per forward pass; halved for good when memory runs out.
+        batch_size: sequences per forward pass, sorted by length; auto: chosen once by free memory.
+            Halved for good when memory runs out. In low precision a score depends on the batch it
+            was computed in, so one search keeps one number.
         max_gen_toks: cap on the tokens a generating task may ask for; None: what the task says.
         allow_unsafe_code: accept tasks that execute what the model writes.
         seed: divides the documents of tasks with a single split.
+        backend: what runs the models; vllm needs evoaim's extra of that name.
     """
 
     tasks: tuple[str, ...]
     task_path: Path | None = None
     num_fewshot: int | None = None
     chat_template: Literal["auto", "yes", "no"] = "auto"
-    batch_size: int = 64
+    batch_size: int | Literal["auto"] = 64
     max_gen_toks: int | None = None
     allow_unsafe_code: bool = False
     seed: int = 0
+    backend: Literal["transformers", "vllm"] = "transformers"
 
 
 @dataclass(frozen=True)
@@ -135,14 +140,16 @@ class Metric:
         """The key of this metric's scores in `Scores`."""
         return f"{self.task}/{self.name}"
 
-    def aggregate(self, ratio: float, stderr: float) -> Estimate:
+    def aggregate(self, ratio: float, stderr: float, documents: int = 0) -> Estimate:
         """From total/weight over all documents and its standard error to the metric's unit."""
         if self.link == "exp_neg_mean":
             value = math.exp(min(-ratio, 700.0))
-            return Estimate(value, value * stderr)  # delta method
+            return Estimate(value, value * stderr, None, documents)  # delta method
         if self.link == "bits":
-            return Estimate(-ratio / math.log(2), stderr / math.log(2))
-        return Estimate(ratio, stderr)
+            return Estimate(-ratio / math.log(2), stderr / math.log(2), None, documents)
+        if self.link == "exact":  # a property of the weights: no sample, no error
+            return Estimate(ratio, 0.0, None, documents)
+        return Estimate(ratio, stderr, None, documents)
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,7 @@ class Objective:
     name: str
     goal: Goal
     metrics: tuple[Metric, ...]
+    optimized: bool = True  # False: measured and shown, perhaps constrained
 
     def combine(self, estimates: Mapping[str, Estimate]) -> Estimate:
         """The objective's estimate from its metrics' estimates, by `Metric.key`."""

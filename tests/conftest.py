@@ -10,6 +10,9 @@ import torch
 from hypothesis import settings
 
 from evoaim.live import quiet
+from search_spaces import strict_yaml
+
+ROOT = Path(__file__).parents[1]
 
 
 def make_tokenizer(folder: Path, words: int) -> None:
@@ -134,3 +137,22 @@ def tiny(family: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> di
         "optimizer": {"kind": "nsga2", "population": 6},
         "budget": {"candidates": 22},
     }
+
+
+@pytest.fixture(scope="session")
+def zoo_search() -> dict[str, Any]:
+    """The quickstart's experiment as plain data, eager to race and to promote, with few candidates.
+
+    The random models of `family` differ too little to be told apart on a few documents.
+    """
+    if not (ROOT / "zoo" / "base").is_dir():
+        pytest.skip("needs the demo zoo")
+    data = strict_yaml.read(ROOT / "experiments" / "quickstart.yaml")
+    zoo = str(ROOT / "zoo")
+    data = json.loads(json.dumps(data).replace('"zoo/', f'"{zoo}/'))
+    data["fitness"] |= {
+        "estimator": {"kind": "greg", "documents": 50},
+        "racing": {"alpha": 0.4, "looks": [0.3, 0.5, 0.7]},
+        "promotion": {"share": 0.3, "finalists": 4},
+    }
+    return {**data, "optimizer": {"kind": "nsga2", "population": 8}, "budget": {"candidates": 28}}

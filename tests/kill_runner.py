@@ -54,7 +54,9 @@ def trials(folder: Path) -> list[object]:
             t.number,
             t.state,
             dict(t.genome),
-            {n: [e.value, e.stderr] for n, e in t.estimates.items()},
+            {n: [e.value, e.stderr, e.ranked, e.documents] for n, e in t.estimates.items()},
+            t.violation,
+            t.raced,
         ]
         for t in found
     ]

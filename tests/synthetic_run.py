@@ -1,12 +1,12 @@
 """A run directory with planted scores, written through the product's own files and ledger."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from evoaim.ledger import Ledger, sqlite_url
+from evoaim.ledger import Ledger, Trial, sqlite_url
 from evoaim.methods import facts
 from evoaim.results import Entry, front_of
 from evoaim.run_dir import RunDir, write_json, write_scores, write_text
@@ -28,6 +28,11 @@ class Plan:
     names: tuple[str, ...] = ("math", "italian", "japanese", "code", "chat", "law", "wit")
     trials: int = 40
     failed: tuple[int, ...] = (7, 23)
+    raced: tuple[int, ...] = ()
+    infeasible: tuple[int, ...] = ()  # each misses a constraint by its number in hundredths
+    watched: tuple[str, ...] = ()  # names of objectives that are measured only
+    promoted: bool = False  # the front was also scored on all search documents
+    level: float | None = None  # of what candidates are compared by, above their values
     rescored: bool = True
     gain: float = 0.25  # how far the best merges are above the parents
     preset: str = "ties_aim"
@@ -53,7 +58,7 @@ def make_run(path: Path, plan: Plan) -> RunDir:
     for i, name in enumerate(plan.parents):
         truth = np.array([0.62 if i == j + 1 else 0.38 for j in range(k)])
         report = _estimates(plan, truth, 0.012, rng) if plan.rescored else None
-        search = _estimates(plan, truth, 0.03, rng)
+        search = _compared(plan, _estimates(plan, truth, 0.03, rng))
         parents.append(Entry(name, None, {}, {"merge_method": "linear"}, search, report))
         for split, n in (("search", 60), ("report", 300 * plan.rescored)):
             hashes = tuple(f"{split}{j}" for j in range(n))
@@ -73,10 +78,12 @@ def make_run(path: Path, plan: Plan) -> RunDir:
         share = rng.dirichlet(np.ones(k))
         skill = rng.beta(1 + 3 * number / plan.trials, 1.5)
         truths[number] = 0.3 + (0.3 + plan.gain) * skill * np.sqrt(share)
-        estimates = _estimates(plan, truths[number], 0.03, rng)
+        estimates = _compared(plan, _estimates(plan, truths[number], 0.03, rng))
         recipe = space.decode(genome)
         write_text(run.recipe(number), recipe.to_yaml())
-        ledger.finish(number, estimates, 1.7)
+        violation = number / 100 if number in plan.infeasible else 0.0
+        raced = number in plan.raced
+        ledger.finish(Trial(number, genome, "done", estimates, 1.7, "", raced, violation))
     if plan.rescored:
         front = [
             Entry(
@@ -86,10 +93,14 @@ def make_run(path: Path, plan: Plan) -> RunDir:
                 strict_yaml.read(run.recipe(t.number)),
                 t.estimates,
                 _estimates(plan, truths[t.number], 0.012, rng),
+                _estimates(plan, truths[t.number], 0.0, rng) if plan.promoted else None,
             )
             for t in front_of(objectives, ledger.trials())
         ]
         write_json(run.front, [e.to_dict() for e in front])
+        if plan.promoted:
+            finalists = [e.to_dict() for e in front]
+            write_json(run.promoted, {"trials": plan.trials, "promoted": finalists})
     return run
 
 
@@ -122,6 +133,7 @@ def _experiment(plan: Plan) -> dict[str, object]:
         "search_space": {"preset": plan.preset},
         "objectives": [{"name": o.name, "goal": o.goal} for o in plan.objectives],
         "budget": {"candidates": plan.trials},
+        "keep": ["math >= 0.9 * base"] if plan.infeasible else [],
     }
 
 
@@ -131,9 +143,19 @@ def _estimates(
     """Noisy estimates of accuracies; a minimized objective is a perplexity."""
     noisy = truth + error * rng.standard_normal(len(truth))
     pairs = zip(plan.objectives, noisy, strict=True)
-    return {
+    watched = {n: Estimate(float(rng.random()), error) for n in plan.watched}
+    return watched | {
         o.name: Estimate(float(np.clip(v, 0, 1)), error)
         if o.goal == "maximize"
         else Estimate(float(np.exp(4 * (1 - v))), float(np.exp(4 * (1 - v)) * error))
         for o, v in pairs
+    }
+
+
+def _compared(plan: Plan, estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    """Search estimates from twenty documents, with what candidates are compared by."""
+    if plan.level is None:
+        return {n: replace(e, documents=20) for n, e in estimates.items()}
+    return {
+        n: replace(e, documents=20, rank_value=e.value + plan.level) for n, e in estimates.items()
     }

@@ -184,7 +184,8 @@ def test_validate_says_what_would_be_run(evoaim: Run, tiny: dict[str, Any], tmp_
     file = write(tmp_path / "experiment.yaml", tiny)
     status, out, _ = evoaim("validate", file)
     assert status == 0
-    for fact in ("memory", "omega: [0, 1]", "one 20, two 20", "22 candidates", "valid"):
+    cost = ("one 40, two 40", "40 documents a candidate", "22 candidates")
+    for fact in ("memory", "omega: [0, 1]", *cost, "valid"):
         assert fact in out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["experiment.yaml"]
 
@@ -240,7 +241,7 @@ def test_models_that_are_refused_while_searching(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("what", ["methods", "spaces", "optimizers", "estimators"])
+@pytest.mark.parametrize("what", ["methods", "spaces", "optimizers", "estimators", "panels"])
 def test_list(evoaim: Run, what: str) -> None:
     status, out, _ = evoaim("list", what)
     assert status == 0
@@ -249,6 +250,7 @@ def test_list(evoaim: Run, what: str) -> None:
         "spaces": "mixed_aim",
         "optimizers": "population",
         "estimators": "documents",
+        "panels": "guard: default 0.2",
     }
     assert expected[what] in out
 

@@ -33,8 +33,8 @@ def test_the_quickstart_is_valid_and_writes_back() -> None:
     experiment = Experiment.from_yaml(QUICKSTART)
     assert list(experiment.models.experts) == ["math", "italian", "japanese"]
     assert experiment.budget.candidates == 128
-    assert experiment.plugin("optimizer")[1].population == 16
-    assert experiment.plugin("estimator")[1].documents == 60
+    assert experiment.optimizer_plugin()[1].population == 16
+    assert experiment.fitness.plan(0).estimator[1].documents == 60
     resolved = experiment.to_dict()
     assert Experiment.from_dict(resolved) == experiment
     again = Experiment.from_dict(strict_yaml.parse(strict_yaml.dump(resolved), "here"))
@@ -60,7 +60,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     # missing
     ({"name": REMOVE}, r"name: is missing"),
     ({"models.base": REMOVE}, r"models.base: is missing"),
-    ({"objectives.1.tasks": REMOVE}, r"objectives.1.tasks: is missing"),
+    ({"objectives.1.tasks": REMOVE}, r"objectives.italian.tasks: at least one task expected, or"),
     ({"optimizer": {}}, r"optimizer.kind: one of ga, nsga2, random, tpe expected, got None"),
     ({"search_space.preset": None}, r"exactly one of preset, path and method expected, got none"),
     ({"search_space.method": "ties"}, r"exactly one of .* got preset, method \(presets: bread"),
@@ -102,8 +102,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"fitness.estimator.documents": 0}, r"fitness.estimator.documents"),
     ({"optimizer.population": 1}, r"optimizer.population: .*greater than or equal to 2, got 1"),
     ({"models.dtype": "float64"}, r"models.dtype: .*'float32', 'bfloat16' or 'float16'"),
-    ({"objectives.0.goal": "max"}, r"objectives.0.goal: .*'maximize' or 'minimize', got 'max'"),
+    ({"objectives.0.goal": "max"}, r"objectives.0.goal: .*'minimize' or 'watch', got 'max'"),
     ({"fitness.chat_template": True}, r"fitness.chat_template: .*'auto', 'yes' or 'no', got True"),
+    # objectives, panels, racing, promotion, constraints
+    ({"objectives.0.text": "x.txt"}, r"objectives.math: has both tasks and text"),
+    ({"objectives.0.goal": "watch", "objectives.1.goal": "watch"}, r"objectives: all are watched"),
+    ({"fitness.panel": {"kind": "disagree"}}, r"fitness.panel.kind: unknown panel 'disagree'; did"),
+    ({"fitness.panel": {"kind": "stratified"}}, r"fitness.panel.by: is missing"),
+    ({"fitness.panel": {"kind": "random", "n": 3}}, r"fitness.panel: unknown parameter of random"),
+    ({"fitness.racing": {"kind": "pocok"}}, r"fitness.racing.*kind: .*'pocock' or 'strict'"),
+    ({"fitness.racing": {"looks": [0.6, 0.3]}}, r"fitness.racing: looks must increase"),
+    ({"fitness.racing": {"alpha": 0.7}}, r"fitness.racing: .*alpha be in \(0, 0.5\)"),
+    ({"fitness.promotion": {"share": 2}}, r"fitness.promotion.*share: .*less than or equal to 1"),
+    ({"keep": "maths <= 3"}, r"keep: 'maths <= 3': unknown objective 'maths'; did you mean 'math'"),
+    ({"keep": ["math >= 0.9 * bse"]}, r"unknown model 'bse'; did you mean 'base'"),
+    ({"keep": "math"}, r"keep: 'OBJECTIVE <= NUMBER' or .* expected, got 'math'"),
+    ({"keep": "math >= base * 2"}, r"keep: 'OBJECTIVE <= NUMBER' or .* expected"),
     # names that become files, and models that are the same
     *(({"name": n}, r"name: letters, digits") for n in ("", " ", "../x", "/x", ".x", "a/b", "a\n")),
     *(

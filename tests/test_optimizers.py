@@ -14,7 +14,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from evoaim.errors import ConfigError
-from evoaim.optimizers import Losses, Proposer
+from evoaim.optimizers import Losses, Proposer, Violations
 from evoaim.optimizers._check import check_objectives
 from evoaim.registry import OPTIMIZERS
 from search_spaces.genes import Choice, Gene, Genome, Real, When, Whole, canonical
@@ -86,13 +86,28 @@ def mixed_losses(genomes: Sequence[Genome], n_objectives: int) -> Losses:
     return losses
 
 
+def mixed_violations(genomes: Sequence[Genome]) -> Violations:
+    """Of `MIXED`: every third candidate infeasible by its number of groups."""
+    groups = np.array([float(genome["groups"]) for genome in genomes])
+    groups[1::3] *= -1
+    groups[2::3] = 0
+    return groups
+
+
+def feasible(genomes: Sequence[Genome]) -> None:
+    return None
+
+
 def drive(
-    proposer: Proposer, n_asks: int, losses: Callable[[Sequence[Genome]], Losses]
+    proposer: Proposer,
+    n_asks: int,
+    losses: Callable[[Sequence[Genome]], Losses],
+    violations: Callable[[Sequence[Genome]], Violations | None] = feasible,
 ) -> list[list[Genome]]:
     asks = []
     for _ in range(n_asks):
         asks.append(list(proposer.ask()))
-        proposer.tell(losses(asks[-1]))
+        proposer.tell(losses(asks[-1]), violations(asks[-1]))
     return asks
 
 
@@ -191,17 +206,26 @@ def test_another_seed_asks_for_something_else(name: str) -> None:
 
 
 @over_cases
-def test_a_search_is_resumed_by_replaying_its_record(name: str, n_objectives: int) -> None:
+@pytest.mark.parametrize("violations", [feasible, mixed_violations])
+def test_a_search_is_resumed_by_replaying_its_record(
+    name: str,
+    n_objectives: int,
+    violations: Callable[[Sequence[Genome]], Violations | None],
+) -> None:
     def losses(genomes: Sequence[Genome]) -> Losses:
         return mixed_losses(genomes, n_objectives)
 
-    whole = drive(build(name, n_objectives), 8, losses)
-    record = json.loads(json.dumps([[ask, losses(ask).tolist()] for ask in whole[:5]]))
+    def answers(genomes: Sequence[Genome]) -> list[object]:
+        given = violations(genomes)
+        return [losses(genomes).tolist(), None if given is None else given.tolist()]
+
+    whole = drive(build(name, n_objectives), 8, losses, violations)
+    record = json.loads(json.dumps([[ask, *answers(ask)] for ask in whole[:5]]))
     resumed = build(name, n_objectives)
-    for ask, rows in record:
+    for ask, rows, given in record:
         assert resumed.ask() == ask
-        resumed.tell(np.array(rows))
-    assert drive(resumed, 3, losses) == whole[5:]
+        resumed.tell(np.array(rows), None if given is None else np.array(given))
+    assert drive(resumed, 3, losses, violations) == whole[5:]
 
 
 def transcript() -> str:
@@ -229,27 +253,54 @@ def test_asks_are_the_same_in_another_process() -> None:
 
 @over_cases
 @pytest.mark.parametrize("bad", [0, 3], ids=["first", "later"])
-def test_batches_without_a_success_are_survived(name: str, n_objectives: int, bad: int) -> None:
+@pytest.mark.parametrize("failed", [0, 1, 2], ids=["infeasible", "half of each", "failed"])
+def test_batches_without_a_success_are_survived(
+    name: str, n_objectives: int, bad: int, failed: int
+) -> None:
     proposer = build(name, n_objectives, CUBE)
     for i in range(12):
         genomes = proposer.ask()
         assert genomes
         losses = losses_of(CUBE, genomes, n_objectives)
-        proposer.tell(losses * np.nan if bad <= i < bad + 3 else losses)
+        if bad <= i < bad + 3:
+            losses[: failed * len(losses) // 2] = np.nan
+            proposer.tell(losses, 1 + losses.sum(axis=1))
+        else:
+            proposer.tell(losses)
 
 
 @over_cases
 def test_a_failure_is_one_whatever_its_numbers(name: str, n_objectives: int) -> None:
-    def drive_with(failure: float, everywhere: bool) -> list[list[Genome]]:
+    def drive_with(failure: float, everywhere: bool, violation: float) -> list[list[Genome]]:
         def losses(genomes: Sequence[Genome]) -> Losses:
             table = losses_of(CUBE, genomes, n_objectives)
             table[::3, : None if everywhere else 1] = failure
             return table
 
-        return drive(build(name, n_objectives, CUBE), 8, losses)
+        def violations(genomes: Sequence[Genome]) -> Violations:
+            return np.where(np.arange(len(genomes)) % 3 == 0, violation, 0.0)
 
-    assert drive_with(np.nan, everywhere=True) == drive_with(-np.inf, everywhere=False)
-    assert drive_with(np.nan, everywhere=True) == drive_with(np.inf, everywhere=True)
+        return drive(build(name, n_objectives, CUBE), 8, losses, violations)
+
+    asks = drive_with(np.nan, everywhere=True, violation=0.0)
+    assert asks == drive_with(-np.inf, everywhere=False, violation=-1.0)
+    assert asks == drive_with(np.inf, everywhere=True, violation=7.0)
+    assert asks == drive_with(0.0, everywhere=False, violation=np.nan)
+
+
+@over_cases
+def test_how_far_a_candidate_is_from_infeasible_does_not_matter(
+    name: str, n_objectives: int
+) -> None:
+    def asks(slack: float | None) -> list[list[Genome]]:
+        return drive(
+            build(name, n_objectives, CUBE),
+            8,
+            lambda genomes: losses_of(CUBE, genomes, n_objectives),
+            lambda genomes: None if slack is None else np.full(len(genomes), -slack),
+        )
+
+    assert asks(None) == asks(0.0) == asks(3.0)
 
 
 @over_cases

@@ -3,65 +3,30 @@
 import base64
 import hashlib
 import json
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from html_page import Page
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import Plan, ledger_of, make_run
 
 from evoaim.errors import ConfigError
 from evoaim.front import hypervolume
+from evoaim.ledger import Trial
 from evoaim.report import findings, text, write_report
 from evoaim.report.findings import Findings
 from evoaim.report.labels import apart, place
-from evoaim.report.note import trial_note
 from evoaim.report.page import script_data
 from evoaim.report.provenance import experiment_yaml
 from evoaim.results import Entry, Results, losses
 from evoaim.run_dir import RunDir, read_json, write_json
-from fitness.types import Estimate, Objective
+from fitness.types import Estimate
 
 HOSTILE = "</script><img src=x onerror=alert(1)>%{x}"
-
-
-class Page(HTMLParser):
-    """The elements, scripts, data blocks and text of a report."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.data: dict[str, str] = {}
-        self.words = ""
-        self._inside = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        known = dict(attrs)
-        self.elements.append((tag, known))
-        self._inside = known.get("id") or tag if tag == "script" else tag
-        if self._inside == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif self._inside.startswith("data-"):
-            self.data[self._inside] = self.data.get(self._inside, "") + data
-        elif self._inside != "style":
-            self.words += data
-
-    @property
-    def prose(self) -> str:
-        return " ".join(self.words.split())
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +161,8 @@ def test_a_front_that_has_moved_on_counts_as_not_rescored(tmp_path: Path) -> Non
     genome = known.trials[0].genome
     ledger = ledger_of(run)
     ledger.start(8, genome)
-    ledger.finish(8, {o.name: Estimate(0.99, 0.01) for o in known.objectives}, 1.0)
+    best = {o.name: Estimate(0.99, 0.01) for o in known.objectives}
+    ledger.finish(Trial(8, genome, "done", best, 1.0))
     prose = Page(write_report(run)).prose
     assert "Trial 8 leads so far" in prose
     assert "The front is not re-scored yet" in prose
@@ -237,7 +203,7 @@ def test_passwords_of_storage_urls_are_struck_out() -> None:
 def test_volume_over_trials_ends_at_the_volume_of_everything(found: Findings) -> None:
     curve = findings.progress(found)
     assert curve == sorted(curve)
-    corner = findings.reference(found)
+    corner = findings.reference(found, losses)
     assert corner is not None
     rows = losses(found.objectives, [e.search for e in (*found.parents, *found.trials)])
     assert curve[-1] == pytest.approx(hypervolume(rows, corner))
@@ -270,15 +236,3 @@ def test_labels_never_leave_the_panel_or_share_a_place(marks: list[tuple[float, 
         assert position is None or not (x < 20 and position.endswith("left"))
     placed = [(m, p) for m, p in zip(marks, positions, strict=True) if p]
     assert len(placed) == len(set(placed))
-
-
-def test_a_note_cannot_be_broken_out_of() -> None:
-    objective = Objective("a|b <i>", "minimize", ())
-    recipe = "base_model: '```'\nmodels: ['````']\n"
-    note = trial_note(recipe, {objective.name: Estimate(0.5, 0.01)}, (objective,))
-    assert "a\\|b \\<i\\>: **0.500" in note
-    assert "lower is better" in note
-    *_, opening = [line for line in note.splitlines() if line.endswith("yaml")]
-    fence = opening.removesuffix("yaml")
-    assert note.endswith(f"{recipe}{fence}")
-    assert fence not in recipe

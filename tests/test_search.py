@@ -12,7 +12,7 @@ from evoaim.errors import CandidateError, ConfigError
 from evoaim.evaluator import Evaluator
 from evoaim.results import Results, front_of
 from evoaim.run_dir import RunDir, read_scores
-from evoaim.search import Snapshot
+from evoaim.snapshot import Snapshot
 from search_spaces.recipe import Recipe
 
 
@@ -184,7 +184,7 @@ def test_a_changed_panel_is_noticed(tiny: dict[str, Any], tmp_path: Path, finish
     text = (copy / "experiment.yaml").read_text()
     (copy / "experiment.yaml").write_text(text.replace(tiny["fitness"]["task_path"], str(tasks)))
     moved = experiment(tiny, fitness={**tiny["fitness"], "task_path": str(tasks)})
-    with pytest.raises(ConfigError, match="the search panel of one changed since the run began"):
+    with pytest.raises(ConfigError, match="the search documents of one changed since"):
         run_search(moved, copy)
 
 

@@ -15,6 +15,9 @@ from search_spaces.genes import Genome
 
 # (n_asked, n_objectives), lower is better; a row that is not finite is a failed candidate
 Losses = NDArray[np.float64]
+# (n_asked,), by how much a candidate is infeasible; 0 or less: it is not. One that was raced out,
+# whose losses are estimates from few documents, has 1 or more.
+Violations = NDArray[np.float64]
 
 
 class Proposer(Protocol):
@@ -31,5 +34,16 @@ class Proposer(Protocol):
         twice; an empty list means that the optimizer finds no new ones and is finished.
         """
 
-    def tell(self, losses: Losses) -> None:
-        """One row per genome of the last ask, in that order; rows that are not finite failed."""
+    def tell(self, losses: Losses, violations: Violations | None = None) -> None:
+        """One row per genome of the last ask, in that order.
+
+        Feasible candidates are preferred to infeasible ones, whatever the losses, these by their
+        violations (None: all are feasible), and all of them to failed ones.
+        """
+
+
+def ranked_violations(losses: Losses, violations: Violations | None) -> Violations:
+    """(n_asked,): 0 for feasible candidates, inf for failed ones."""
+    given = np.zeros(len(losses)) if violations is None else violations
+    failed = ~np.isfinite(np.column_stack([losses, given])).all(axis=1)
+    return np.where(failed, np.inf, np.maximum(given, 0.0))

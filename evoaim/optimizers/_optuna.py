@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from evoaim.optimizers import Losses
+from evoaim.optimizers import Losses, Violations, ranked_violations
 from search_spaces.genes import Gene, Genome, Real, Value, Whole, canonical
 
 _DRAWS = 10  # of the sampler, for one genome that was not asked before
@@ -56,14 +56,16 @@ class OptunaProposer:
             genomes.append(genome)
         return genomes
 
-    def tell(self, losses: Losses) -> None:
-        """One row (n_objectives,) per genome of the last ask; rows that are not finite failed."""
-        for trial, row in zip(self._trials, losses, strict=True):
-            if np.isfinite(row).all():
+    def tell(self, losses: Losses, violations: Violations | None = None) -> None:
+        """One row (n_objectives,) per genome of the last ask; see `Proposer.tell`."""
+        constraint = ranked_violations(losses, violations)
+        for trial, row, violation in zip(self._trials, losses, constraint, strict=True):
+            # TPE ranks pruned trials before infeasible ones, unless they are infeasible themselves
+            trial.set_constraint("violation", violation)
+            if np.isfinite(violation):
                 self._study.tell(trial, row.tolist())
             else:
-                # Samplers ignore failed trials and so go on proposing what fails; TPE counts pruned
-                # ones among the worst.
+                # Samplers ignore failed trials and so go on proposing what fails
                 self._study.tell(trial, state=TrialState.PRUNED)
 
     def _draw(self) -> Genome | None:

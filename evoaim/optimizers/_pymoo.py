@@ -1,20 +1,23 @@
 """Any pymoo algorithm as a proposer: every gene is one coordinate of the unit cube."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from pymoo.core.algorithm import Algorithm
 from pymoo.core.evaluator import Evaluator
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.termination import NoTermination
+from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.sampling.lhs import sampling_lhs_unit
 from pymoo.problems.static import StaticProblem
 
-from evoaim.optimizers import Losses
+from evoaim.optimizers import Losses, Violations, ranked_violations
 from search_spaces.genes import Choice, Gene, Genome, Value, canonical
 
 Points = NDArray[np.float64]  # (n, n_genes), in the unit cube
@@ -92,11 +95,31 @@ def mixed_mutation(cube: UnitCube, eta: float) -> Callable[..., Population]:
     return mutate
 
 
+@dataclass(frozen=True)
+class GeneticParams:
+    """Candidates a generation; nearness of children to parents: a larger eta searches closer."""
+
+    population: Annotated[int, Ge(2)] = 16
+    crossover_eta: Annotated[float, Ge(1), Le(100)] = 3.0
+    mutation_eta: Annotated[float, Ge(1), Le(100)] = 3.0
+
+
+def variation(cube: UnitCube, params: GeneticParams, initial: Sequence[Genome]) -> dict[str, Any]:
+    """The arguments by which a genetic algorithm of pymoo makes its candidates."""
+    return {
+        "pop_size": params.population,
+        "sampling": seeded_sampling(cube, initial),
+        "crossover": SBX(eta=params.crossover_eta, prob=0.9),
+        "mutation": mixed_mutation(cube, params.mutation_eta),
+        "eliminate_duplicates": cube,
+    }
+
+
 class PymooProposer:
     """A pymoo algorithm over a unit cube, seeded through its own generator.
 
-    Failed candidates enter as constraint violations: every success is preferred to them, whatever
-    its losses, and no loss has to be made up for them.
+    Failed candidates enter as the largest constraint violations: every other one is preferred to
+    them, whatever its losses, and no loss has to be made up for them.
     """
 
     def __init__(self, cube: UnitCube, algorithm: Algorithm, n_objectives: int, seed: int) -> None:
@@ -116,9 +139,10 @@ class PymooProposer:
         self._cube.asked.update(tuple(genome.items()) for genome in genomes)
         return genomes
 
-    def tell(self, losses: Losses) -> None:
-        """One row (n_objectives,) per genome of the last ask; rows that are not finite failed."""
-        failed = ~np.isfinite(losses).all(axis=1, keepdims=True)  # (n_asked, 1)
-        outcome = StaticProblem(self._problem, F=np.where(failed, 0.0, losses), G=failed * 1.0)
+    def tell(self, losses: Losses, violations: Violations | None = None) -> None:
+        """One row (n_objectives,) per genome of the last ask; see `Proposer.tell`."""
+        constraint = ranked_violations(losses, violations)[:, None]
+        finite = np.where(np.isinf(constraint), 0.0, losses)
+        outcome = StaticProblem(self._problem, F=finite, G=constraint)
         Evaluator().eval(outcome, self._infills)
         self._algorithm.tell(infills=self._infills)

@@ -1,19 +1,17 @@
 """The report of a run: one self-contained HTML file, read-only, finished or not."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evoaim.errors import ConfigError
-from evoaim.report import findings, page, provenance, table, text, verdict
+from evoaim.report import findings, optimism, page, provenance, table, text, verdict
 from evoaim.report.figures import best_figure, volume_figure
 from evoaim.report.findings import Findings
 from evoaim.report.front_figure import front_figure, outside
 from evoaim.report.omega_figure import omega_figure
 from evoaim.results import Entry, Results
 from evoaim.run_dir import RunDir, write_text
-from fitness.types import Objective
 from search_spaces import strict_yaml
 
 __all__ = ["write_report"]
@@ -49,10 +47,11 @@ def _content(run: RunDir) -> dict[str, Any]:
         "found": found,
         "pick": findings.chosen(found),
         "verdict": verdict.verdict(found),
-        "remarks": verdict.remarks(found, len(failed)),
+        "remarks": verdict.remarks(found, provenance.tally(run, len(failed))),
         "volumes": findings.volumes(found),
         "corner": _corner(found),
         "shifts": _shifts(found),
+        "optimism": optimism.words(found),
         "figures": {
             "front": best_figure(found, seeds) if one else front_figure(found),
             "volume": None if one else volume_figure(found, seeds),
@@ -80,7 +79,7 @@ def _with_recipe(run: RunDir, entry: Entry) -> Entry:
 
 def _corner(found: Findings) -> list[tuple[str, str]]:
     """The reference point in natural units."""
-    corner = findings.reference(found)
+    corner = findings.reference(found, findings.values)
     if corner is None:
         return []
     # loss is its own inverse
@@ -90,12 +89,14 @@ def _corner(found: Findings) -> list[tuple[str, str]]:
     ]
 
 
-def _shifts(found: Findings) -> list[tuple[str, str, str]]:
-    """Objective, mean change of the front and of the parents from search to report documents."""
-    if not found.rescored:
-        return []
-
-    def change(entries: Sequence[Entry], o: Objective) -> str:
-        return text.change(findings.shift(entries, o))
-
-    return [(o.name, change(found.front, o), change(found.parents, o)) for o in found.objectives]
+def _shifts(found: Findings) -> list[dict[str, str]]:
+    """Mean changes of every objective, as text."""
+    return [
+        {
+            "name": s.objective.name,
+            "promoted": text.change(s.promoted),
+            "report": text.change(s.report),
+            "parents": text.change(s.parents),
+        }
+        for s in optimism.shifts(found)
+    ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
-from evoaim.report.findings import Findings, progress
+from evoaim.report.findings import Findings, counted, progress
 from evoaim.report.labels import apart
 from evoaim.report.style import (
     FAINT,
@@ -17,16 +17,18 @@ from evoaim.report.style import (
     bars,
     better,
     hover,
+    kinds,
     plain,
     span,
 )
+from evoaim.results import Entry
 
 _LINE = 17.0  # pixels between two lines of text
 _CANDIDATES = "candidates, in the order they were proposed"
 
 
 def volume_figure(found: Findings, seeds: int) -> Figure | None:
-    """Hypervolume of parents and trials so far, by search estimates.
+    """Hypervolume of parents and trials so far, as the search compares them.
 
     Args:
         found: what the run has found.
@@ -58,29 +60,37 @@ def best_figure(found: Findings, seeds: int) -> Figure | None:
     (o,) = found.objectives
     numbers = [e.trial or 0 for e in found.trials]
     values = [e.search[o.name].value for e in found.trials]
-    so_far = list(accumulate(values, min if o.goal == "minimize" else max))
+    able = [e for e in found.trials if found.eligible(e)]
+
+    def better_of(a: Entry, b: Entry) -> Entry:
+        return min(a, b, key=lambda e: o.loss(e.search[o.name].ranked))
+
+    so_far = [e.search[o.name].value for e in accumulate(able, better_of)]
     data: list[Trace] = [
         {
             "type": "scatter",
             "mode": "markers",
-            "name": "candidate (search estimate)",
-            "x": numbers,
-            "y": values,
-            "marker": {"color": FAINT, "size": 5, "opacity": 0.55},
+            "name": name,
+            "x": [e.trial for e in kind],
+            "y": [e.search[o.name].value for e in kind],
+            "marker": marker,
             "hoverinfo": "text",
-            "hovertext": [hover(e, found.objectives) for e in found.trials],
-        },
+            "hovertext": [hover(found, e) for e in kind],
+        }
+        for name, kind, marker in kinds(found, found.trials)
+    ]
+    data.append(
         {
             "type": "scatter",
             "mode": "lines",
             "name": "best so far (search estimate)",
-            "x": numbers,
+            "x": [e.trial for e in able],
             "y": so_far,
             "line": {"shape": "hv", "color": FRONT, "width": 2},
             "hoverinfo": "skip",
-        },
-    ]
-    core = [so_far[-1]]
+        }
+    )
+    core = so_far[-1:] or values
     if found.rescored:
         winners = [e.report[o.name] for e in found.front if e.report]
         data.append(
@@ -93,11 +103,11 @@ def best_figure(found: Findings, seeds: int) -> Figure | None:
                 "error_y": bars(winners, FRONT),
                 "marker": {"color": FRONT, "size": 9},
                 "hoverinfo": "text",
-                "hovertext": [hover(e, found.objectives) for e in found.front],
+                "hovertext": [hover(found, e) for e in found.front],
             }
         )
         core += [w.value + side * w.stderr for w in winners for side in (-1, 1)]
-    levels = {p.name: (p.report or p.search)[o.name].value for p in found.parents}
+    levels = {p.name: (counted(p, found.split) or p.search)[o.name].value for p in found.parents}
     frame = _frame(numbers[-1], better(o), span([*core, *levels.values()], values), seeds)
     _levels(frame, levels)
     return {"data": data, "layout": frame}

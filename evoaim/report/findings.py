@@ -1,28 +1,36 @@
 """What a run has found, in numbers: pure functions of its results."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evoaim.front import hypervolume, nondominated, reference_point
+from evoaim.front import Losses, hypervolume, nondominated, reference_point
 from evoaim.results import Entry, Estimates, Results, front_of, losses
 from fitness.types import Estimate, Objective, Split
 
 MAX_VOLUME_OBJECTIVES = 6  # an exact hypervolume takes time exponential in the objectives
 
 
+Level = Literal["report", "promoted", "search"]
+Measure = Callable[[Sequence[Objective], Sequence[Estimates]], Losses]
+
+
 @dataclass(frozen=True)
 class Findings:
     """A run's trials, front and parents, and which document sets the front is scored on."""
 
-    objectives: tuple[Objective, ...]
+    objectives: tuple[Objective, ...]  # optimized ones
     trials: tuple[Entry, ...]  # finished, in order
     front: tuple[Entry, ...]
     parents: tuple[Entry, ...]
     rescored: bool  # the front has report estimates
+    raced: frozenset[int] = frozenset()  # trials that were dropped before all documents were run
+    violations: Mapping[int, float] = field(default_factory=dict)  # of infeasible trials
+    keep: tuple[str, ...] = ()  # the constraints as written
 
     @property
     def split(self) -> Split:
@@ -30,16 +38,37 @@ class Findings:
         return "report" if self.rescored else "search"
 
     @property
-    def dominated(self) -> tuple[Entry, ...]:
+    def promoted(self) -> bool:
+        """Whether the front was chosen by more search documents than a candidate runs."""
+        return any(e.promoted is not None for e in self.front)
+
+    @property
+    def apart(self) -> bool:
+        """Whether candidates were compared by figures with a level of their own."""
+        known = [e.search for e in (*self.parents, *self.trials)]
+        return any(e[o.name].ranked != e[o.name].value for e in known for o in self.objectives)
+
+    @property
+    def others(self) -> tuple[Entry, ...]:
         """Finished trials that are not on the front."""
         front = {e.trial for e in self.front}
         return tuple(e for e in self.trials if e.trial not in front)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Names of what was measured, but not optimized."""
+        names = (n for e in (*self.parents, *self.front, *self.trials) for n in e.search)
+        return tuple(n for n in dict.fromkeys(names) if n not in {o.name for o in self.objectives})
 
     @property
     def goal(self) -> str | None:
         """The objectives' common goal; None if some are maximized and some minimized."""
         goals = {o.goal for o in self.objectives}
         return goals.pop() if len(goals) == 1 else None
+
+    def eligible(self, entry: Entry) -> bool:
+        """Whether a trial may stand in a front: it ran to its end and keeps the constraints."""
+        return entry.trial not in self.raced and entry.trial not in self.violations
 
 
 def find(results: Results) -> Findings:
@@ -52,13 +81,22 @@ def find(results: Results) -> Findings:
     front = results.front or tuple(e for e in trials if e.trial in current)
     rescored = bool(front) and all(e.report is not None for e in (*front, *results.parents))
     if not rescored:
-        front = tuple(replace(e, report=None) for e in front)
-    return Findings(results.objectives, trials, front, results.parents, rescored)
+        front = tuple(replace(e, report=None, promoted=None) for e in front)
+    return Findings(
+        results.objectives,
+        trials,
+        front,
+        results.parents,
+        rescored,
+        frozenset(t.number for t in done if t.raced),
+        {t.number: t.violation for t in done if t.violation > 0},
+        tuple(results.experiment.get("keep", ())),
+    )
 
 
 def counted(entry: Entry, split: Split) -> Estimates:
-    """The estimates on one set of documents; none where it was not scored."""
-    return entry.search if split == "search" else entry.report or {}
+    """The best estimates from one set of documents; none where it was not scored."""
+    return entry.known if split == "search" else entry.report or {}
 
 
 def mean(found: Findings, estimates: Estimates) -> Estimate:
@@ -75,13 +113,27 @@ def best(found: Findings, entries: Sequence[Entry], split: Split) -> Entry:
 
 
 def chosen(found: Findings) -> Entry | None:
-    """The front member with the best search mean, an unbiased choice; None if there is no mean."""
+    """The front member with the best mean on search documents; None if there is no mean.
+
+    The report documents choose nothing, so what they say of it is unbiased.
+    """
     return best(found, found.front, "search") if found.front and found.goal else None
 
 
-def reference(found: Findings) -> NDArray[np.float64] | None:
-    """The corner of all hypervolumes, from the parents' search losses; None without parents."""
-    rows = losses(found.objectives, [e.search for e in found.parents])
+def values(objectives: Sequence[Objective], estimates: Sequence[Estimates]) -> Losses:
+    """`losses` of the values that a person is shown, whatever candidates were compared by."""
+    shown = [{n: replace(e, rank_value=None) for n, e in each.items()} for each in estimates]
+    return losses(objectives, shown)
+
+
+def reference(found: Findings, measure: Measure) -> NDArray[np.float64] | None:
+    """The corner of hypervolumes, from the parents' search estimates; None without parents.
+
+    Args:
+        found: what the run has found.
+        measure: `values`, or `losses` for what candidates were compared by.
+    """
+    rows = measure(found.objectives, [e.search for e in found.parents])
     return reference_point(rows) if len(rows) else None
 
 
@@ -89,40 +141,49 @@ def reference(found: Findings) -> NDArray[np.float64] | None:
 class Volume:
     """Hypervolume of the parents alone and of the front with the parents."""
 
-    split: Split
+    level: Level
     parents: float
     together: float
 
 
 def volumes(found: Findings) -> tuple[Volume, ...]:
-    """On the report documents (once re-scored) and on the search documents; same reference."""
-    corner = reference(found)
-    if corner is None or not 2 <= len(found.objectives) <= MAX_VOLUME_OBJECTIVES:
+    """By the report documents (once re-scored), the promoted estimates and the search's comparison.
+
+    The first two are measured from the corner of `values`, the last from that of `losses`.
+    """
+    if not found.parents or not 2 <= len(found.objectives) <= MAX_VOLUME_OBJECTIVES:
         return ()
-    splits: tuple[Split, ...] = ("report", "search") if found.rescored else ("search",)
-    made = []
-    for split in splits:
-        parents, front = (
-            losses(found.objectives, [counted(e, split) for e in entries])
-            for entries in (found.parents, found.front)
-        )
-        alone = hypervolume(parents, corner)
-        made.append(Volume(split, alone, hypervolume(np.vstack([parents, front]), corner)))
+    made = [_volume(found, "search", losses, [e.search for e in found.front])]
+    if found.promoted:
+        made.insert(0, _volume(found, "promoted", values, [e.known for e in found.front]))
+    if found.rescored:
+        made.insert(0, _volume(found, "report", values, [e.report or {} for e in found.front]))
     return tuple(made)
+
+
+def _volume(found: Findings, level: Level, measure: Measure, front: Sequence[Estimates]) -> Volume:
+    corner = reference(found, measure)
+    assert corner is not None
+    of_parents = [(e.report or {}) if level == "report" else e.search for e in found.parents]
+    parents, ours = (measure(found.objectives, estimates) for estimates in (of_parents, front))
+    alone = hypervolume(parents, corner)
+    return Volume(level, alone, hypervolume(np.vstack([parents, ours]), corner))
 
 
 def progress(found: Findings) -> list[float]:
     """Hypervolume of the parents alone, then with the trials so far, after each finished one.
 
-    By search estimates; empty where hypervolumes are not computed.
+    By what candidates were compared by, as the search counts it: without those that were raced out
+    or break a constraint. Empty where hypervolumes are not computed.
     """
-    corner = reference(found)
+    corner = reference(found, losses)
     if corner is None or not 2 <= len(found.objectives) <= MAX_VOLUME_OBJECTIVES:
         return []
     archive = losses(found.objectives, [e.search for e in found.parents])
     curve = [hypervolume(archive, corner)]
-    for row in losses(found.objectives, [e.search for e in found.trials]):
-        if not (archive <= row).all(axis=1).any():
+    rows = losses(found.objectives, [e.search for e in found.trials])
+    for entry, row in zip(found.trials, rows, strict=True):
+        if found.eligible(entry) and not (archive <= row).all(axis=1).any():
             archive = np.vstack([archive, row])
             archive = archive[nondominated(archive)]
             curve.append(hypervolume(archive, corner))
@@ -136,10 +197,3 @@ def undominated(found: Findings) -> set[str]:
     entries = [*found.front, *found.parents]
     keep = nondominated(losses(found.objectives, [counted(e, found.split) for e in entries]))
     return {e.name for e, kept in zip(entries, keep, strict=True) if kept and e.trial is not None}
-
-
-def shift(entries: Sequence[Entry], objective: Objective) -> float | None:
-    """Mean change of an objective from the search to the report documents; None if not scored."""
-    name = objective.name
-    moves = [e.report[name].value - e.search[name].value for e in entries if e.report]
-    return sum(moves) / len(moves) if moves else None

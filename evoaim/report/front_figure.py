@@ -8,7 +8,6 @@ from typing import Any
 from evoaim.report.findings import Findings, chosen, counted
 from evoaim.report.labels import place
 from evoaim.report.style import (
-    FAINT,
     FRONT,
     LAYOUT,
     PARENT,
@@ -18,6 +17,7 @@ from evoaim.report.style import (
     bars,
     better,
     hover,
+    kinds,
     plain,
     span,
 )
@@ -28,8 +28,6 @@ MAX_OBJECTIVES = 6  # in one matrix; of more, the first ones are drawn
 _PAGE = 960  # pixels: the width that labels are placed for
 _MARK = 8  # pixels
 _GUTTER = 0.03  # between panels, as a fraction of the width
-_SEARCH, _DOMINATED = "its search estimate", "dominated candidate (search estimate)"
-_RANKS = {_SEARCH: 2, "parent": 3, _DOMINATED: 4}  # in the legend, after the front
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def front_figure(found: Findings) -> Figure | None:
     """All pairs of two to six objectives, as the lower triangle of a matrix; None without a front.
 
     Filled marks are the estimates that count, with one standard error; where the front is
-    re-scored, a hollow mark and a line show the search estimate that it came from.
+    re-scored, a hollow mark and a line show the estimate on search documents that it came from.
     """
     shown = found.objectives[:MAX_OBJECTIVES]
     if not found.front or len(shown) < 2:
@@ -79,35 +77,42 @@ def outside(found: Findings) -> int:
     """How many candidates lie outside the drawn ranges."""
     ranges = [(o.name, *_range(found, o)) for o in found.objectives[:MAX_OBJECTIVES]]
     return sum(
-        any(not low <= e.search[n].value <= high for n, low, high in ranges)
-        for e in found.dominated
+        any(not low <= e.search[n].value <= high for n, low, high in ranges) for e in found.others
     )
 
 
 def _traces(
     found: Findings, p: _Panel, ranges: dict[str, tuple[float, float]], size: tuple[float, float]
 ) -> list[Trace]:
-    made = [_points(found, p, found.dominated, {"color": FAINT, "size": 5, "opacity": 0.5})]
-    made[0]["name"] = _DOMINATED
+    made = [
+        _points(found, p, members, marker) | {"name": name, "legendrank": 4}
+        for name, members, marker in kinds(found, found.others)
+    ]
     for entries, color in ((found.front, FRONT), (found.parents, PARENT)):
         if found.rescored and entries:
-            made += _shifts(p, entries, color)
+            made += _shifts(found, p, entries, color)
     front = _points(found, p, found.front, {"color": FRONT, "size": _MARK})
     values = "report estimate" if found.rescored else "search estimate, not re-scored yet"
-    made.append(front | _errors(found, p, found.front, FRONT) | {"name": f"front ({values})"})
+    made.append(
+        front
+        | _errors(found, p, found.front, FRONT)
+        | {"name": f"front ({values})", "legendrank": 1}
+    )
     if found.parents:
         parents = _points(found, p, found.parents, {"color": PARENT, "size": _MARK + 2})
         parents["marker"]["symbol"] = "diamond"
-        made.append(parents | _errors(found, p, found.parents, PARENT) | {"name": "parent"})
+        made.append(
+            parents | _errors(found, p, found.parents, PARENT) | {"name": "parent", "legendrank": 3}
+        )
     made.append(_names(found, p, ranges, size))
     for t in made:
-        t |= p.axes | {"legendgroup": t["name"], "legendrank": _RANKS.get(t["name"], 1)}
+        t |= p.axes | {"legendgroup": t["name"]}
         t["showlegend"] = t.get("showlegend", True) and p.number == 1 and bool(t["x"])
     return made
 
 
 def _points(found: Findings, p: _Panel, entries: Sequence[Entry], marker: dict[str, Any]) -> Trace:
-    at = [counted(e, found.split) or e.search for e in entries]
+    at = [(e.report if found.rescored else None) or e.search for e in entries]
     return {
         "type": "scatter",
         "mode": "markers",
@@ -115,7 +120,7 @@ def _points(found: Findings, p: _Panel, entries: Sequence[Entry], marker: dict[s
         "y": [e[p.y.name].value for e in at],
         "marker": marker,
         "hoverinfo": "text",
-        "hovertext": [hover(e, found.objectives) for e in entries],
+        "hovertext": [hover(found, e) for e in entries],
     }
 
 
@@ -128,14 +133,14 @@ def _errors(found: Findings, p: _Panel, entries: Sequence[Entry], color: str) ->
     }
 
 
-def _shifts(p: _Panel, entries: Sequence[Entry], color: str) -> list[Trace]:
-    """From the search estimate, a hollow mark, to the report estimate of each entry."""
+def _shifts(found: Findings, p: _Panel, entries: Sequence[Entry], color: str) -> list[Trace]:
+    """From the best estimate on search documents, a hollow mark, to the report estimate."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for e in entries:
         if e.report is not None:
-            xs += [e.search[p.x.name].value, e.report[p.x.name].value, None]
-            ys += [e.search[p.y.name].value, e.report[p.y.name].value, None]
+            xs += [e.known[p.x.name].value, e.report[p.x.name].value, None]
+            ys += [e.known[p.y.name].value, e.report[p.y.name].value, None]
     symbol = "circle-open" if color == FRONT else "diamond-open"
     line: Trace = {
         "type": "scatter",
@@ -150,7 +155,8 @@ def _shifts(p: _Panel, entries: Sequence[Entry], color: str) -> list[Trace]:
     }
     marks = line | {
         "mode": "markers",
-        "name": _SEARCH,
+        "name": f"its {'promoted' if found.promoted else 'search'} estimate",
+        "legendrank": 2,
         "x": xs[::3],
         "y": ys[::3],
         "marker": {"color": color, "size": 6, "symbol": symbol},
@@ -174,7 +180,7 @@ def _names(
     named = [*found.parents, *([pick] if pick else [])]
     values = [counted(e, found.split) for e in named]
     others = [counted(e, found.split) for e in found.front if e is not pick]
-    others += [e.search for e in (*found.parents, *found.front) if found.rescored]
+    others += [e.known for e in (*found.parents, *found.front) if found.rescored]
     names = [e.name if len(e.name) <= 24 else f"{e.name[:23]}…" for e in named]
     positions = place(names, list(map(pixel, values)), list(map(pixel, others)), size)
     return {
@@ -197,8 +203,8 @@ def _range(found: Findings, o: Objective) -> tuple[float, float]:
     core = []
     for m in (*found.front, *found.parents):
         e = counted(m, found.split)[o.name]
-        core += [e.value - e.stderr, e.value + e.stderr, m.search[o.name].value]
-    return span(core, [e.search[o.name].value for e in found.dominated])
+        core += [e.value - e.stderr, e.value + e.stderr, m.known[o.name].value]
+    return span(core, [e.search[o.name].value for e in found.others if found.eligible(e)])
 
 
 def _axes(p: _Panel, side: int, ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:

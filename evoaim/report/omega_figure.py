@@ -35,7 +35,7 @@ def _lines(found: Findings, genes: list[str]) -> Figure:
         n = "" if i == 0 else str(i + 1)
         front = _sorted(found, o)
         for g, color in zip(genes, CYCLE, strict=False):
-            texts = [f"{hover(e, found.objectives)}<br>{plain(g)} {e.genes.get(g)}" for e in front]
+            texts = [f"{hover(found, e)}<br>{plain(g)} {e.genes.get(g)}" for e in front]
             data.append(
                 {
                     "type": "scatter",
@@ -79,7 +79,7 @@ def _heat_map(found: Findings, genes: list[str]) -> Figure:
         "colorscale": "Cividis",
         "colorbar": scale | {"tickvals": [0, 0.5, 1], "ticktext": ["0", "0.5", "1 (off)"]},
         "hoverinfo": "text",
-        "hovertext": [[hover(e, found.objectives) for e in front]] * len(genes),
+        "hovertext": [[hover(found, e) for e in front]] * len(genes),
     }
     if len(front) <= 16:  # columns wide enough for the figures
         cells |= {"texttemplate": "%{z:.2f}", "textfont": {"size": 12}}

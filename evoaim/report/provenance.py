@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evoaim.run_dir import RunDir, read_json, read_scores
+from fitness.types import Scores
 from search_spaces import strict_yaml
 
 
@@ -17,6 +18,26 @@ class Documents:
     search: int
     report: int  # 0: not re-scored yet
     shared: int
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a search took."""
+
+    failed: int  # candidates
+    finalists: int  # that were scored on more search documents at its end
+    models: int  # scored on search documents, parents included
+    run: int  # search documents in all, one counted once for every model
+    whole: int  # what it would be had each model been scored on all; 0: not known
+
+
+def tally(run: RunDir, failed: int) -> Tally:
+    """The counts of a run, from what it has stored."""
+    found = sorted(run.responses("base", "search").parent.glob("*.json"))
+    total = sum(_total(read_scores(path) or {}) for path in found)
+    sizes = manifest(run).get("documents", {}).get("search", {})
+    finalists = read_json(run.promoted)["promoted"] if run.promoted.is_file() else []
+    return Tally(failed, len(finalists), len(found), total, len(found) * sum(sizes.values()))
 
 
 def documents(run: RunDir) -> list[Documents]:
@@ -51,6 +72,15 @@ def flat(data: Mapping[str, Any], stem: str = "") -> list[tuple[str, str]]:
         else:
             pairs.append((f"{stem}{key}", str(value)))
     return pairs
+
+
+def _total(scores: Scores) -> int:
+    """How many documents, one that serves several metrics of its task counted once."""
+    most: dict[str, int] = {}
+    for key, s in scores.items():
+        task = key.rpartition("/")[0]
+        most[task] = max(most.get(task, 0), len(s.documents))
+    return sum(most.values())
 
 
 def _hashes(run: RunDir, split: str) -> dict[str, set[str]]:

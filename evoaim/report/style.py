@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evoaim.report import text
+from evoaim.report.findings import Findings
 from evoaim.results import Entry
 from fitness.types import Estimate, Objective
 
@@ -14,6 +15,8 @@ Trace = dict[str, Any]
 # Okabe and Ito's colour-blind-safe colours, those that can be read on white and on black
 FRONT, PARENT, FAINT = "#1f83c6", "#d55e00", "#8b929b"
 CYCLE = (FRONT, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+
+_SHOW = {"report": text.estimate, "promoted": text.promoted, "search": text.estimate}
 
 LAYOUT: dict[str, Any] = {
     "autosize": True,
@@ -43,14 +46,43 @@ def better(objective: Objective) -> str:
     return objective.name if objective.goal == "maximize" else f"{objective.name} (lower is better)"
 
 
-def hover(entry: Entry, objectives: Sequence[Objective]) -> str:
-    """Name and values of a trial or parent, one line an objective."""
-    lines = [f"<b>{plain(entry.name)}</b>"]
-    for o in objectives:
-        search = text.estimate(entry.search[o.name])
-        known = entry.report and f"{text.estimate(entry.report[o.name])} (search {search})"
-        lines.append(f"{plain(o.name)} {known or search}")
-    return "<br>".join(lines)
+def hover(found: Findings, entry: Entry) -> str:
+    """Name, standing and values of a trial or parent, one line a quantity."""
+    lines = [f"<b>{plain(entry.name)}</b>{_standing(found, entry)}"]
+    for name in [*(o.name for o in found.objectives), *found.watched]:
+        levels = {"report": entry.report, "promoted": entry.promoted, "search": entry.search}
+        known = [
+            f"{_SHOW[level](e[name])}{f' ({level})' if entry.report else ''}"
+            for level, e in levels.items()
+            if e and name in e
+        ]
+        lines.append(f"{plain(name)} {', '.join(known) or '–'}")
+    run = sum(e.documents for e in entry.search.values())
+    return "<br>".join([*lines, *([f"search: {text.plural(run, 'document')}"] if run else [])])
+
+
+def kinds(
+    found: Findings, trials: Sequence[Entry]
+) -> list[tuple[str, list[Entry], dict[str, Any]]]:
+    """Trials by how they ended, with the legend's name and the marker of each kind."""
+    dot = {"color": FAINT, "size": 5}
+    sorts: dict[str, tuple[list[Entry], dict[str, Any]]] = {
+        "candidate": ([], dot | {"opacity": 0.5}),
+        "infeasible": ([], dot | {"opacity": 0.7, "size": 6, "symbol": "x-thin-open"}),
+        "raced out": ([], dot | {"opacity": 0.22}),
+    }
+    for e in trials:
+        raced, broken = e.trial in found.raced, e.trial in found.violations
+        name = "raced out" if raced else "infeasible" if broken else "candidate"
+        sorts[name][0].append(e)
+    return [(name, members, marker) for name, (members, marker) in sorts.items() if members]
+
+
+def _standing(found: Findings, entry: Entry) -> str:
+    if entry.trial in found.raced:
+        return ", raced out"
+    violation = found.violations.get(entry.trial, 0.0) if entry.trial is not None else 0.0
+    return f", misses the constraints by {text.bound(violation)}" if violation else ""
 
 
 def bars(estimates: Sequence[Estimate], color: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The rows of the report's table: front and parents, each objective on both document sets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evoaim.report import text
@@ -14,9 +14,9 @@ from search_spaces import strict_yaml
 class Cell:
     """One quantity of one row, as text."""
 
-    value: str
+    value: str  # what counts most
     stderr: str
-    search: str  # with its error; empty where `value` is the search estimate itself
+    below: tuple[str, ...]  # what else is known, one a label of the row
     best: bool  # of its column
 
 
@@ -25,6 +25,7 @@ class Row:
     """A front member or a parent."""
 
     name: str
+    labels: tuple[str, ...]  # of the lines below each value
     cells: tuple[Cell, ...]
     method: str
     recipe: str  # YAML; empty if there is none
@@ -32,8 +33,9 @@ class Row:
 
 
 def columns(found: Findings) -> list[str]:
-    """Titles of the cells: the mean where there is one, then the objectives."""
+    """Titles of the cells: the mean where there is one, the objectives, what was watched."""
     names = [o.name if o.goal == "maximize" else f"{o.name} ↓" for o in found.objectives]
+    names += [f"{n} (watched)" for n in found.watched]
     return ["mean", *names] if _has_mean(found) else names
 
 
@@ -43,25 +45,30 @@ def rows(found: Findings, entries: Sequence[Entry]) -> list[Row]:
         return []
     kept = undominated(found)
     everyone = [_quantities(found, counted(e, found.split)) for e in (*found.front, *found.parents)]
-    best = [_top(found, i, [q[i].value for q in everyone]) for i in range(len(everyone[0]))]
+    best = [_top(found, i, list(column)) for i, column in enumerate(zip(*everyone, strict=True))]
     keyed = []
     for e in entries:
         now = _quantities(found, counted(e, found.split))
-        before = _quantities(found, e.search)
+        below = _below(found, e)
+        others = [
+            ["–" if q is None else show(q) for q in _quantities(found, known)]
+            for known, show in below.values()
+        ]
         cells = tuple(
             Cell(
-                text.number(n.value),
-                text.stderr(n),
-                text.estimate(b) if found.rescored else "",
-                n.value == top,
+                text.number(n.value) if n else "–",
+                text.stderr(n) if n else "",
+                tuple(other[i] for other in others),
+                n is not None and n.value == best[i],
             )
-            for n, b, top in zip(now, before, best, strict=True)
+            for i, n in enumerate(now)
         )
         merge = e.recipe if e.trial is not None else {}  # a parent's says nothing
         recipe = strict_yaml.dump(dict(merge)) if merge else ""
         dominated = e.trial is not None and e.name not in kept
-        row = Row(e.name, cells, str(merge.get("merge_method", "")), recipe, dominated)
-        keyed.append((_sign(found, 0) * now[0].value, row))
+        method = str(merge.get("merge_method", ""))
+        row = Row(e.name, tuple(below), cells, method, recipe, dominated)
+        keyed.append((_sign(found, 0) * (now[0].value if now[0] else 0.0), row))
     return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
 
 
@@ -74,23 +81,37 @@ def failures(reasons: Mapping[int, str]) -> list[tuple[str, list[int]]]:
     return sorted(groups.items(), key=lambda group: -len(group[1]))
 
 
+def _below(found: Findings, entry: Entry) -> dict[str, tuple[Estimates, Callable[[Estimate], str]]]:
+    """What else is known of an entry once the report estimates count, and how it is written."""
+    if not found.rescored:
+        return {}
+    promoted = {} if entry.promoted is None else {"promoted": (entry.promoted, text.promoted)}
+    return {**promoted, "search": (entry.search, text.estimate)}
+
+
 def _has_mean(found: Findings) -> bool:
     return found.goal is not None and len(found.objectives) > 1
 
 
-def _quantities(found: Findings, estimates: Estimates) -> list[Estimate]:
-    values = [estimates[o.name] for o in found.objectives]
-    return [mean(found, estimates), *values] if _has_mean(found) else values
+def _quantities(found: Findings, estimates: Estimates) -> list[Estimate | None]:
+    """In the order of `columns`; None where something watched is not known."""
+    optimized: list[Estimate | None] = [estimates[o.name] for o in found.objectives]
+    watched = [estimates.get(n) for n in found.watched]
+    means = [mean(found, estimates)] if _has_mean(found) else []
+    return [*means, *optimized, *watched]
 
 
 def _sign(found: Findings, column: int) -> int:
-    """+1 where lower is better in a column."""
+    """+1 where lower is better in a column, -1 where higher is, 0 where neither."""
     goals = [o.goal for o in found.objectives]
     if _has_mean(found):
         goals = [goals[0], *goals]
+    if column >= len(goals):
+        return 0
     return 1 if goals[column] == "minimize" else -1
 
 
-def _top(found: Findings, column: int, values: Sequence[float]) -> float:
+def _top(found: Findings, column: int, known: Sequence[Estimate | None]) -> float | None:
+    """The best value of a column; None where none is better than another."""
     sign = _sign(found, column)
-    return sign * min(sign * v for v in values)
+    return sign * min(sign * e.value for e in known if e is not None) if sign else None

@@ -1,6 +1,10 @@
 """How numbers are written in reports and notes."""
 
+from collections.abc import Sequence
+
 from fitness.types import Estimate
+
+_SHARES = {2: "half", 3: "a third", 4: "a quarter"}
 
 
 def number(value: float) -> str:
@@ -18,9 +22,37 @@ def estimate(e: Estimate) -> str:
     return f"{number(e.value)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{stderr(e)}"
 
 
+def promoted(e: Estimate) -> str:
+    """An estimate from more search documents; the value alone where it was all of them: 0.812."""
+    return estimate(e) if e.stderr else number(e.value)
+
+
 def stderr(e: Estimate) -> str:
     """A standard error with the decimals of its value."""
     return f"{e.stderr:.{digits(e.value)}f}" if abs(e.value) < 1e4 else f"{e.stderr:.2g}"
+
+
+def share(part: int, whole: int) -> str:
+    """A part of a whole as anyone says it: half, a third, a 12th, 0.83."""
+    n = round(whole / part)
+    if whole < 1.75 * part:
+        return f"{part / whole:.2f}"
+    article = "an" if str(n).startswith("8") or n in (11, 18) else "a"
+    return _SHARES.get(n, f"{article} {n:,}{_ending(n)}")
+
+
+def _ending(n: int) -> str:
+    return "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+
+
+def bound(violation: float) -> str:
+    """By how much constraints are missed: 0.12 of the bound."""
+    return f"{violation:.2g} of the bound"
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def plural(n: int, word: str) -> str:

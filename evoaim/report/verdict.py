@@ -4,6 +4,7 @@ import math
 
 from evoaim.report import text
 from evoaim.report.findings import Findings, best, chosen, counted, mean, undominated, volumes
+from evoaim.report.provenance import Tally
 from fitness.types import Estimate
 
 ON = {"report": "the report documents", "search": "the search documents"}
@@ -13,7 +14,7 @@ SURE = 2.0  # standard errors from which a difference is called one
 def verdict(found: Findings) -> str:
     """The one sentence to remember."""
     if not found.front:
-        return "No candidate has finished yet."
+        return _infeasible(found) if found.violations else "No candidate has finished yet."
     if not found.parents:
         return "The parents are not scored yet, so there is nothing to compare the front with."
     pick = chosen(found)
@@ -39,9 +40,9 @@ def verdict(found: Findings) -> str:
     return f"No merge beats the parents. {name} is the best by its search scores: {figures}"
 
 
-def remarks(found: Findings, failed: int) -> list[str]:
+def remarks(found: Findings, tally: Tally) -> list[str]:
     """What else a reader must know before the figures."""
-    sentences = [_counts(found, failed)]
+    sentences = [f"{_counts(found, tally)} {_cost(tally)}".strip()]
     pick = chosen(found)
     if pick is not None and found.rescored:
         top = best(found, found.front, "report")
@@ -59,13 +60,30 @@ def remarks(found: Findings, failed: int) -> list[str]:
     return sentences
 
 
-def _counts(found: Findings, failed: int) -> str:
+def _infeasible(found: Findings) -> str:
+    """The verdict where no candidate keeps the constraints."""
+    nearest = min(found.violations, key=lambda n: found.violations[n])
+    rules = text.enumerated(found.keep) if len(found.keep) <= 2 else ""
+    return (
+        f"No candidate keeps the constraints{f' ({rules})' * bool(rules)}: the nearest, trial "
+        f"{nearest}, misses by {text.bound(found.violations[nearest])}."
+    )
+
+
+def _counts(found: Findings, tally: Tally) -> str:
     sentence = f"{text.plural(len(found.trials), 'candidate')} evaluated"
-    if failed:
-        sentence += f", {failed} more failed"
+    some = [f"{len(found.raced)} of them raced out"] if found.raced else []
+    broken = len(found.violations)
+    some += [f"{broken} infeasible"] if broken else []
+    some += [f"{tally.failed} more failed"] if tally.failed else []
+    sentence = ", ".join([sentence, *some])
     if not found.front or len(found.objectives) == 1:
         return f"{sentence}."
-    sentence += f"; {len(found.front)} on the front by search scores"
+    if found.promoted:
+        sentence += f"; {len(found.front)} of {text.plural(tally.finalists, 'finalist')} on the"
+        sentence += " front by more search documents"
+    else:
+        sentence += f"; {len(found.front)} on the front by search scores"
     if found.rescored:
         n = len(undominated(found))
         sentence += (
@@ -74,11 +92,25 @@ def _counts(found: Findings, failed: int) -> str:
     return f"{sentence}."
 
 
+def _cost(tally: Tally) -> str:
+    """How many documents the search ran, and how many it was spared."""
+    if not tally.run:
+        return ""
+    ran = f"The search ran {tally.run:,} documents"
+    if tally.run >= tally.whole:
+        return f"{ran} in all."
+    part = text.share(tally.run, tally.whole)
+    return (
+        f"{ran}, {part}{' times' if part[0].isdigit() else ' of'} the {tally.whole:,} that it "
+        "takes to score every candidate and parent on all search documents."
+    )
+
+
 def _by_volume(found: Findings) -> str:
     """The verdict where goals differ, so that values have no mean."""
     kept = f"{len(undominated(found))} of {text.plural(len(found.front), 'front member')}"
     where = ON[found.split]
-    known = volumes(found)
+    known = volumes(found)  # the first is by the documents that count
     if not known:
         return f"On {where} {kept} stay undominated, by each other and by the parents."
     v = known[0]

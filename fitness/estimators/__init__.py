@@ -8,6 +8,7 @@ A plugin is one module of this package; its file name is the estimator's name. I
 * `RANK`: what candidates are compared by, "value" (the estimate itself) or "panel" (their mean
   over the panel's documents, see `fitness.ranking`);
 * `REFERENCES`: how many fully scored models it needs;
+* `LINKS`: the kinds of metrics that it can estimate;
 * `Params`: a frozen dataclass with at least `documents` (per task; null takes all), bounds as
   `annotated_types`;
 * `fit(setting, params)`: everything that does not depend on the candidate. It is called before the
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from fitness.samples import Options, Sample, Setting
-from fitness.types import Estimate
+from fitness.types import Estimate, Link
 
 # raises FitnessError where too few documents carry a value
 Fitted = Callable[[Sample], Estimate]
@@ -32,6 +33,7 @@ class Estimator(Protocol):
     PANEL: str
     RANK: Literal["value", "panel"]
     REFERENCES: int
+    LINKS: tuple[Link, ...]
     Params: type[Options]
 
     def fit(self, setting: Setting, params: Options) -> Fitted:

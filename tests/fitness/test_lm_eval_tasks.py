@@ -12,6 +12,7 @@ from fitness.errors import FitnessError, ScoringError
 from fitness.harness import Harness
 from fitness.types import HarnessConfig, Panel
 
+SOFT = ("probability", "nll")
 SPLITS = {"validation": toy_rows(0, 6), "test": toy_rows(1, 6)}
 
 
@@ -32,7 +33,8 @@ def test_data_files_are_found_from_any_working_directory(
     monkeypatch.chdir(tmp_path)
     own = load(Path("tasks"), tokenizer, "own", "child")
     assert own.sizes("report") == {"own": 6, "child": 6}
-    assert set(own.score(model, everything(own, "report"), "report")) == {"own/acc", "child/acc"}
+    names = {f"{t}/{m}" for t in ("own", "child") for m in ("acc", "probability", "nll")}
+    assert set(own.score(model, everything(own, "report"), "report")) == names
 
 
 def test_groups_and_tags_expand_to_their_leaf_tasks(tmp_path: Path, tokenizer: Any) -> None:
@@ -157,9 +159,14 @@ def test_bad_prompts_and_answers_are_clear_when_they_are_met(
 def test_metrics_of_a_task(harness: Harness) -> None:
     names = {t: [m.name for m in harness.metrics(t)] for t in TOY_TASKS}
     assert names == {
-        "toy_choice": ["acc", "acc_norm", "brier_score"],  # mcc does not add up over documents
-        "toy_greedy": ["acc", "perplexity"],
-        "toy_generate": ["exact_match,first", "exact_match,second"],
+        "toy_choice": [
+            "acc",
+            "acc_norm",
+            "brier_score",
+            *SOFT,
+        ],  # mcc does not add up over documents
+        "toy_greedy": ["acc", "perplexity", *SOFT],
+        "toy_generate": ["exact_match,first", "exact_match,second", "response_length"],
         "toy_rolling": ["word_perplexity", "byte_perplexity", "bits_per_byte"],
     }
     assert harness.metric("toy_choice").name == "acc"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fitness.errors import FitnessError
-from fitness.estimators import sample_mean
 from fitness.harness import Harness
 from fitness.objectives import ObjectiveSpec, contradictions, estimate_objectives, resolve
 from fitness.types import DocumentScores, Estimate, Metric, Objective
@@ -76,10 +75,10 @@ def test_scores_become_one_estimate_per_objective() -> None:
 
     scores = {"a/acc": of([1, 0, 1, 0]), "b/acc": of([1, 1, 1, 0])}
     objectives = [Objective("a", "maximize", (A,)), Objective("both", "maximize", (A, B))]
-    got = estimate_objectives(scores, objectives, sample_mean)
+    got = estimate_objectives(scores, objectives)
     assert {n: e.value for n, e in got.items()} == {"a": 0.5, "both": 0.625}
     with pytest.raises(FitnessError, match=r"no scores for b/acc: .*scored: a/acc"):
-        estimate_objectives({"a/acc": scores["a/acc"]}, objectives, sample_mean)
+        estimate_objectives({"a/acc": scores["a/acc"]}, objectives)
 
 
 def test_the_package_is_light_until_a_harness_is_asked_for() -> None:

@@ -4,6 +4,7 @@ import json
 import random
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,11 @@ def toy_model(seed: int) -> LlamaForCausalLM:
 
 
 def load(folder: Path, tokenizer: Any, *tasks: str, **settings: Any) -> Harness:
-    return Harness.load(
-        HarnessConfig(tasks=tasks, task_path=folder, batch_size=16, **settings), tokenizer
-    )
+    return Harness.load(config(folder, *tasks, **settings), tokenizer)
+
+
+def config(folder: Path, *tasks: str, **settings: Any) -> HarnessConfig:
+    return replace(HarnessConfig(tasks=tasks, task_path=folder, batch_size=16), **settings)
 
 
 def everything(harness: Harness, split: Split) -> Panel:

@@ -1,0 +1,145 @@
+"""Promotion: the best candidates are scored on more documents, during a search and at its end."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evoaim.constraints import total_violation
+from evoaim.errors import CandidateError
+from evoaim.evaluator import Evaluator
+from evoaim.front import layered, nondominated, spread
+from evoaim.ledger import Trial
+from evoaim.parents import Parents, scored
+from evoaim.results import Estimates, front_of, losses
+from evoaim.run_dir import RunDir, read_scores
+from fitness.promotion import STAGES, Extension
+from fitness.scheme import Scheme
+from fitness.types import Objective, Scores
+
+
+class Promoter:
+    """Promotes during a search, so that estimators learn from candidates, too."""
+
+    def __init__(self, run: RunDir, evaluator: Evaluator, parents: Parents) -> None:
+        self._run, self._evaluator, self._parents = run, evaluator, parents
+        self._settings = evaluator.experiment.fitness.promoted()
+        self._learns = evaluator.plan().needs_references
+        self._promoted: dict[int, Trial] = {}
+        self._fitted = 0  # promoted trials that the scheme knows
+        self._scheme = parents.scheme
+        self._cost = len(evaluator.documents["search"]) - len(parents.scheme.panel)
+
+    def during(self, front: Sequence[Trial], documents: int) -> None:
+        """After a batch: score front members in full while that stays within its share.
+
+        Args:
+            front: the non-dominated trials.
+            documents: that were run for candidates so far.
+        """
+        if self._settings is None or not self._learns or self._cost <= 0:
+            return
+        while (len(self._promoted) + 1) * self._cost <= self._settings.share * documents:
+            left = [t for t in front if t.number not in self._promoted]
+            if not left:
+                return
+            objectives = [o for o in self._parents.scheme.objectives if o.optimized]
+            points = losses(objectives, [t.estimates for t in left])
+            trial = left[spread(points, len(objectives) + 1)[-1]]
+            self._promoted[trial.number] = trial
+
+    def scheme(self) -> Scheme:
+        """The search's scheme, with estimators that know the promoted candidates."""
+        if self._fitted < len(self._promoted):
+            known = dict(self._parents.known)
+            for number, trial in self._promoted.items():
+                known[f"trial_{number}"] = self._in_full(trial)
+            self._scheme = self._parents.scheme.refitted(known, self._parents.n)
+            self._fitted = len(self._promoted)
+        return self._scheme
+
+    def scores(self, number: int) -> Scores:
+        """What a finished trial scored on (at least) its panel."""
+        found = read_scores(self._run.responses(f"trial_{number}", "search"))
+        assert found is not None, f"no responses of trial {number}"
+        return found
+
+    def _in_full(self, trial: Trial) -> Scores:
+        recipe = self._evaluator.space.decode(trial.genome)
+        everything = self._evaluator.documents["search"]
+        return scored(
+            self._run, self._evaluator, f"trial_{trial.number}", "search", everything, recipe
+        )
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that was scored on more documents at the end of a search."""
+
+    trial: Trial
+    promoted: Estimates | None  # None: promotion is off
+    kept: bool  # in the front
+
+
+def finalists(
+    run: RunDir, evaluator: Evaluator, parents: Parents, trials: Sequence[Trial]
+) -> list[Finalist]:
+    """The front by as many documents as it takes to tell who belongs to it.
+
+    Args:
+        run: where scores are kept.
+        evaluator: runs what is missing.
+        parents: what was known before the first candidate.
+        trials: all of the search.
+    """
+    objectives = [o for o in evaluator.objectives if o.optimized]
+    settings = evaluator.experiment.fitness.promoted()
+    if settings is None:
+        return [Finalist(t, None, True) for t in front_of(objectives, trials)]
+    able = [t for t in trials if t.eligible]
+    points = losses(objectives, [t.estimates for t in able])
+    chosen = [able[i] for i in layered(points, settings.finalists)] if able else []
+    extension = Extension.of(parents.scheme)
+    last: dict[int, Estimates] = {}
+    open_ = {t.number: t for t in chosen}
+    for stage in STAGES:
+        scores = _run_stage(run, evaluator, extension, stage, open_.values())
+        open_ = {n: t for n, t in open_.items() if n in scores}
+        last |= {n: extension.estimate(s, stage) for n, s in scores.items()}
+        standing = extension.standings(list(scores.values()), stage)
+        open_ = {n: open_[n] for n, s in zip(scores, standing, strict=True) if s != "out"}
+        if "open" not in standing:
+            break
+    kept = _front(evaluator, parents, objectives, {n: last[n] for n in open_})
+    return [Finalist(t, last[t.number], t.number in kept) for t in chosen if t.number in last]
+
+
+def _run_stage(
+    run: RunDir,
+    evaluator: Evaluator,
+    extension: Extension,
+    stage: float,
+    trials: Iterable[Trial],
+) -> dict[int, Scores]:
+    """Scores of the trials by number; without one that can no longer be evaluated."""
+    found = {}
+    for trial in trials:
+        recipe = evaluator.space.decode(trial.genome)
+        who, panel = f"trial_{trial.number}", extension.panel(stage)
+        try:
+            found[trial.number] = scored(run, evaluator, who, "search", panel, recipe)
+        except CandidateError:
+            continue
+    return found
+
+
+def _front(
+    evaluator: Evaluator,
+    parents: Parents,
+    objectives: Sequence[Objective],
+    promoted: Mapping[int, Estimates],
+) -> set[int]:
+    """Who is non-dominated among those that keep the constraints, also on more documents."""
+    rules = evaluator.experiment.constraints()
+    broken = {n: total_violation(rules, e, parents.estimates) for n, e in promoted.items()}
+    able = [n for n, v in broken.items() if v <= 0] or list(promoted)
+    keep = nondominated(losses(objectives, [promoted[n] for n in able]))
+    return {n for n, kept in zip(able, keep, strict=True) if kept}

@@ -1,0 +1,60 @@
+"""Generalized regression: the references predict all documents, the panel corrects them.
+
+A merge answers much as a mixture of its parents does. The mixture that fits the panel best predicts
+every document of the task, and the design-weighted errors on the panel are added: were the
+prediction useless, that would still be an (almost) unbiased estimate.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from fitness.estimators import Fitted
+from fitness.estimators.stratified import weighted_mean
+from fitness.samples import Floats, Sample, Setting
+from fitness.sampling import design_stderr
+from fitness.types import LINKS_OF_ALL, Estimate
+
+PAPER = "Särndal, Swensson and Wretman 1992, eq. 6.4.1 and 6.6.3; ridge: Rao and Singh 1997"
+PANEL = "disagreement"
+RANK: Literal["value", "panel"] = "panel"
+REFERENCES = 2
+LINKS = LINKS_OF_ALL
+RIDGE = 3.0  # documents that the equal mixture of all references is worth
+
+
+@dataclass(frozen=True)
+class Params:
+    """How many documents of each task are run; null takes all."""
+
+    documents: Annotated[int, Ge(4)] | None = 60
+
+
+def fit(setting: Setting, _params: Params) -> Fitted:
+    """The estimator of one metric: a weighted mean where no reference predicts it."""
+    metric, references = setting.metric, setting.references
+    known = references.score if references.soft is None else references.soft
+    if metric.link != "mean" or not len(known) or not np.isfinite(references.score).all():
+        return lambda sample: weighted_mean(sample, metric)
+    answers: Floats = np.vstack([np.ones(known.shape[1]), known]).T  # (N, 1 + M)
+    prior = np.r_[0.0, np.full(len(known), 1 / len(known))]
+    penalty = np.diag(np.r_[1e-6, np.full(len(known), RIDGE)])
+
+    def estimate(sample: Sample) -> Estimate:
+        if not (sample.weight == 1).all():
+            return weighted_mean(sample, metric)
+        at = sample.selection.positions
+        share = sample.selection.design_weight
+        x = answers[at]
+        scaled = x.T * (share * len(at))
+        off = sample.total - x @ prior
+        mixture = prior + np.linalg.solve(scaled @ x + penalty, scaled @ off)
+        error = sample.total - x @ mixture
+        correction = float(share @ error)
+        value = float((answers @ mixture).mean()) + correction
+        stderr = design_stderr(sample.selection, error - correction)
+        return metric.aggregate(value, stderr, len(at))
+
+    return estimate

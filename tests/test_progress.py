@@ -1,0 +1,47 @@
+"""A search's progress is one short line, or a table; a resumed search is announced as one."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from evoaim.progress import LINE_WIDTH, TerminalProgress
+from evoaim.snapshot import Snapshot
+from fitness.types import Estimate
+
+BEST = {n: Estimate(0.7375, 0.1, 0.123, 20) for n in ("math", "italian", "japanese", "code")}
+FIRST = Snapshot(1, 128, 0, 0, 1, 0.15, 0.15, {}, 1.0, 40)
+LATER = Snapshot(67, 128, 2, 30, 15, 0.3, 0.15, BEST, 12.0, 12340)
+
+
+def said(*snapshots: Snapshot, terminal: bool = False) -> str:
+    """What is written at these snapshots."""
+    out = io.StringIO()
+    with TerminalProgress(Console(file=out, width=80, force_terminal=terminal)) as progress:
+        for snapshot in snapshots:
+            progress.candidate(snapshot)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_a_line_stays_a_line_and_says_the_most_important_first(n: int) -> None:
+    names = list(BEST)[:n]
+    lines = said(FIRST, replace(LATER, best={k: BEST[k] for k in names})).splitlines()
+    assert all(len(line) <= LINE_WIDTH for line in lines)
+    assert len(lines) == 2
+    assert lines[-1].startswith("67/128 (2 failed, 30 raced out) | front 15 | hypervolume 2.00x")
+    assert (f"best {', '.join(f'{k} 0.738' for k in names)}" in lines[-1]) == (1 <= n <= 2)
+
+
+def test_a_resumed_search_is_announced_and_a_new_one_is_not() -> None:
+    assert "resuming: 67 of 128 candidates recorded" in said(LATER)
+    assert "resuming: 67 candidates recorded" in said(replace(LATER, budget=None))
+    assert "resuming" not in said(FIRST, LATER)
+
+
+def test_a_table_says_everything() -> None:
+    table = said(FIRST, LATER, terminal=True)
+    for fact in ("30 raced out", "0.3 (2.00x parents)", "0.7375 ± 0.1", "12,340", "best code"):
+        assert fact in table
+    assert "0.123" not in table  # what candidates are compared by is no accuracy
