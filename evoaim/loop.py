@@ -64,6 +64,7 @@ class Loop:
                 return
             before = len(self.trials)
             rivals = self._rivals()  # the same for the whole batch, in whatever order it is run
+            self.promoter.forget(rivals)
             for genome in genomes:
                 key = json.dumps(genome)
                 if key in self.answers:

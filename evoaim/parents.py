@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from evoaim.evaluator import Evaluator
 from evoaim.results import Entry, Estimates
-from evoaim.run_dir import RunDir, read_scores, write_scores
+from evoaim.reuse import Reused
+from evoaim.run_dir import RunDir, read_scores, write_models, write_scores
 from fitness.promotion import Extension
 from fitness.responses import join
 from fitness.scheme import Scheme
@@ -30,7 +31,7 @@ class Parents:
     estimates: Mapping[str, Estimates]
 
 
-def score_parents(run: RunDir, evaluator: Evaluator, reused: Mapping[str, Scores]) -> Parents:
+def score_parents(run: RunDir, evaluator: Evaluator, reused: Reused) -> Parents:
     """Score base and experts, as far as the run directory does not have them yet.
 
     On all search documents if panel or estimator learn from them, else on the panel alone.
@@ -38,7 +39,7 @@ def score_parents(run: RunDir, evaluator: Evaluator, reused: Mapping[str, Scores
     Args:
         run: where scores are kept.
         evaluator: of the experiment.
-        reused: models of earlier runs by name, scored in full on the same documents.
+        reused: what earlier runs lend; it is kept with the run.
     """
     recipes = evaluator.parents()
     if not evaluator.plan().needs_references:
@@ -47,8 +48,13 @@ def score_parents(run: RunDir, evaluator: Evaluator, reused: Mapping[str, Scores
         scores = {n: scored(run, evaluator, n, "search", panel) for n in recipes}
         return Parents(scheme, {}, 0, {n: scheme.estimate(s) for n, s in scores.items()})
     everything = evaluator.documents["search"]
+    for name, known_scores in reused.parents.items():
+        if not run.responses(name, "search").is_file():
+            write_scores(run.responses(name, "search"), known_scores)
     scores = {n: scored(run, evaluator, n, "search", everything) for n in recipes}
-    known = {**scores, **{n: s for n, s in reused.items() if n not in scores}}
+    if evaluator.experiment.responses and not run.reused.is_file():
+        write_models(run.reused, reused.others)
+    known = {**scores, **reused.others}
     scheme = evaluator.scheme(known, len(scores))
     estimates = {n: _in_full(scheme, s) for n, s in scores.items()}
     return Parents(scheme, known, len(scores), estimates)

@@ -24,6 +24,7 @@ class Promoter:
         self._settings = evaluator.experiment.fitness.promoted()
         self._learns = evaluator.plan().needs_references
         self._promoted: dict[int, Trial] = {}
+        self._read: dict[int, Scores] = {}
         self._fitted = 0  # promoted trials that the scheme knows
         self._scheme = parents.scheme
         self._cost = len(evaluator.documents["search"]) - len(parents.scheme.panel)
@@ -58,9 +59,15 @@ class Promoter:
 
     def scores(self, number: int) -> Scores:
         """What a finished trial scored on (at least) its panel."""
-        found = read_scores(self._run.responses(f"trial_{number}", "search"))
-        assert found is not None, f"no responses of trial {number}"
-        return found
+        if number not in self._read:
+            found = read_scores(self._run.responses(f"trial_{number}", "search"))
+            assert found is not None, f"no responses of trial {number}"
+            self._read[number] = found
+        return self._read[number]
+
+    def forget(self, kept: Iterable[int]) -> None:
+        """Keep the scores of these trials alone in memory."""
+        self._read = {n: self._read[n] for n in kept if n in self._read}
 
     def _in_full(self, trial: Trial) -> Scores:
         recipe = self._evaluator.space.decode(trial.genome)

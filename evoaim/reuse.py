@@ -1,38 +1,71 @@
 """Per-document scores of earlier runs, as far as they are about the same documents and tasks."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from evoaim.config import Experiment
 from evoaim.errors import ConfigError
 from evoaim.evaluator import Evaluator
 from evoaim.manifest import definitions
-from evoaim.run_dir import existing, read_json, read_scores
+from evoaim.run_dir import RunDir, existing, read_json, read_models, read_scores
 from fitness.responses import covers
 from fitness.types import Scores
+from search_spaces import strict_yaml
 
 
-def earlier_responses(experiment: Experiment, evaluator: Evaluator) -> dict[str, Scores]:
-    """Models that the runs under `responses:` scored on all search documents, by a name.
+@dataclass(frozen=True, eq=False)
+class Reused:
+    """Models that earlier runs scored on all search documents.
+
+    Args:
+        parents: this experiment's base and experts, by name: they need not be scored again.
+        others: all other models, by run and name.
+    """
+
+    parents: Mapping[str, Scores] = field(default_factory=dict)
+    others: Mapping[str, Scores] = field(default_factory=dict)
+
+
+def earlier_responses(experiment: Experiment, evaluator: Evaluator) -> Reused:
+    """What the runs under `responses:` can lend.
 
     Raises:
-        ConfigError: no run there, or one that scored other tasks.
+        ConfigError: no run there, or one that scored other tasks, or in another way.
     """
-    found: dict[str, Scores] = {}
+    ours = {m.content_hash: name for name, m in evaluator.models().items()}
+    parents: dict[str, Scores] = {}
+    others: dict[str, Scores] = {}
     for path in experiment.responses:
         run = existing(path)
-        _check_tasks(path, read_json(run.manifest), evaluator)
+        manifest = read_json(run.manifest)
+        _check_tasks(path, manifest["scored"], evaluator)
+        same = _precision(run) == experiment.models.dtype
         for file in sorted((run.path / "responses" / "search").glob("*.json")):
             scores = read_scores(file)
-            if scores is not None and _in_full(scores, evaluator):
-                found[f"{Path(path).name}/{file.stem}"] = scores
-    return found
+            if scores is None or not _in_full(scores, evaluator):
+                continue
+            known = ours.get(manifest["models"].get(file.stem))
+            if known is None:
+                others[f"{Path(path).name}/{file.stem}"] = scores
+            elif same:
+                parents.setdefault(known, scores)
+    return Reused(parents, others)
 
 
-def _check_tasks(path: str, manifest: Mapping[str, object], evaluator: Evaluator) -> None:
+def kept_responses(run: RunDir) -> Reused | None:
+    """What was lent when the run began, so that it can be resumed whatever became of the others."""
+    kept = read_models(run.reused)
+    return None if kept is None else Reused({}, kept)
+
+
+def _precision(run: RunDir) -> str:
+    return str(strict_yaml.read(run.experiment)["models"]["dtype"])
+
+
+def _check_tasks(path: str, theirs: Mapping[str, Any], evaluator: Evaluator) -> None:
     """The run must have scored the same tasks in the same way, with the same tokenizer."""
-    theirs = manifest["scored"]
-    assert isinstance(theirs, dict)
     for what, digest in definitions(evaluator).items():
         if what not in theirs:
             others = [k.removeprefix("the definition of ") for k in theirs if "definition" in k]

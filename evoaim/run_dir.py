@@ -77,6 +77,11 @@ class RunDir:
         """Per-document scores of one model (`trial_3`, `base`, `math`) on a split."""
         return self.path / "responses" / split / f"{who}.json"
 
+    @property
+    def reused(self) -> Path:
+        """Scores that earlier runs lent when this one began."""
+        return self.path / "responses" / "reused.json"
+
     def is_run(self) -> bool:
         """Whether a search has written here (and not just somebody's experiment.yaml lies here)."""
         try:
@@ -207,7 +212,28 @@ def read_json(path: Path) -> Any:
 
 def write_scores(path: Path, scores: Scores) -> None:
     """Per-document scores as JSON: metric key -> documents, totals, weights."""
-    plain = {
+    write_text(path, json.dumps(_plain(scores)) + "\n")
+
+
+def read_scores(path: Path) -> dict[str, DocumentScores] | None:
+    """Scores written by `write_scores`; None if there are none."""
+    return _scores(read_json(path)) if path.is_file() else None
+
+
+def write_models(path: Path, models: Mapping[str, Scores]) -> None:
+    """Scores of several models in one file."""
+    write_text(path, json.dumps({name: _plain(s) for name, s in models.items()}) + "\n")
+
+
+def read_models(path: Path) -> dict[str, Scores] | None:
+    """What `write_models` wrote; None if there is no such file."""
+    if not path.is_file():
+        return None
+    return {name: _scores(plain) for name, plain in read_json(path).items()}
+
+
+def _plain(scores: Scores) -> dict[str, Any]:
+    return {
         key: {
             "documents": list(s.documents),
             "total": s.total.tolist(),
@@ -215,21 +241,16 @@ def write_scores(path: Path, scores: Scores) -> None:
         }
         for key, s in scores.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(plain) + "\n")
 
 
-def read_scores(path: Path) -> dict[str, DocumentScores] | None:
-    """Scores written by `write_scores`; None if there are none."""
-    if not path.is_file():
-        return None
+def _scores(plain: Mapping[str, Any]) -> dict[str, DocumentScores]:
     return {
         key: DocumentScores(
             tuple(s["documents"]),
             np.array(s["total"], dtype=np.float64),
             np.array(s["weight"], dtype=np.float64),
         )
-        for key, s in read_json(path).items()
+        for key, s in plain.items()
     }
 
 

@@ -11,7 +11,7 @@ from evoaim.manifest import check_manifest, identity
 from evoaim.parents import Parents, ancestors, score_parents, scored
 from evoaim.promote import finalists
 from evoaim.results import Entry, Estimates, Results
-from evoaim.reuse import earlier_responses
+from evoaim.reuse import earlier_responses, kept_responses
 from evoaim.run_dir import RunDir, write_json
 from evoaim.snapshot import Progress, Silent, Snapshot
 
@@ -39,8 +39,8 @@ def run_search(
     module, params = experiment.optimizer_plugin()
     seeds = evaluator.space.seeds()
     proposer = module.build(evaluator.space.genes, len(optimized), params, experiment.seed, seeds)
-    reused = earlier_responses(experiment, evaluator)
-    evaluator.check(len(reused))
+    reused = kept_responses(run) or earlier_responses(experiment, evaluator)
+    evaluator.check(len(reused.others))
     with run.locked():
         run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
         with run.begun(experiment.to_dict()):

@@ -57,7 +57,8 @@ def describe(experiment: Experiment) -> Iterator[str]:
 
 def _cost(experiment: Experiment, evaluator: Evaluator) -> Iterator[str]:
     """How many documents will be run, at most."""
-    evaluator.check(len(earlier_responses(experiment, evaluator)))
+    reused = earlier_responses(experiment, evaluator)
+    evaluator.check(len(reused.others))
     plan, budget = evaluator.plan(), experiment.budget
     everything = len(evaluator.documents["search"])
     asked = plan.estimator[1].documents
@@ -69,10 +70,15 @@ def _cost(experiment: Experiment, evaluator: Evaluator) -> Iterator[str]:
     yield f"panel       {names[0]}; estimates by {names[1]}"
     racing = ", fewer if it is dropped early" if experiment.fitness.rule() is not None else ""
     each = everything if plan.needs_references else n
+    if reused.others or reused.parents:
+        yield (
+            f"responses   {len(reused.others)} models of earlier runs, and "
+            f"{', '.join(reused.parents) or 'none'} of base and experts"
+        )
     yield f"cost        {each} documents for base and each expert"
     yield f"            {n} documents a candidate{racing}"
     if budget.candidates is not None:
-        total = each * len(evaluator.parents()) + n * budget.candidates
+        total = each * (len(evaluator.parents()) - len(reused.parents)) + n * budget.candidates
         yield f"            {budget.candidates} candidates: {total} document evaluations at most"
     if budget.minutes is not None:
         yield f"            at most {budget.minutes:g} minutes of evaluation"

@@ -142,7 +142,7 @@ class Harness:
         config = dict(self._task(task).dump_config())
         for place in ("dataset_path", "dataset_kwargs", "metadata"):
             config.pop(place, None)
-        return config
+        return {**config, "chat": self._chat}
 
     def sizes(self, split: Split) -> dict[str, int]:
         """Leaf task -> number of documents."""

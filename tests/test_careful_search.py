@@ -85,6 +85,7 @@ def test_optuna_knows_that_it_is_infeasible(finished: Path) -> None:
     study = optuna.load_study(study_name="quickstart", storage=sqlite_url(finished / "study.db"))
     raced = {t.number for t in Results.read(RunDir(finished)).trials if t.raced}
     assert raced
+    assert study.best_trials
     assert not raced & {t.number for t in study.best_trials}
     assert all(study.trials[n].values is not None for n in raced)
 
@@ -209,6 +210,16 @@ def test_earlier_runs_lend_their_models(tiny: dict[str, Any], tmp_path: Path) ->
     helped = spec(tiny, fitness, responses=[str(tmp_path / "earlier")], budget={"candidates": 6})
     results = run_search(helped, tmp_path / "helped")
     assert all(0 <= t.estimates["one"].value <= 1 for t in results.trials)
+    for name in ("base", "a"):  # parents are lent, too, and not scored again
+        files = [
+            tmp_path / run / "responses/search" / f"{name}.json" for run in ("earlier", "helped")
+        ]
+        assert files[0].read_text() == files[1].read_text()
+    # what was lent is kept: the earlier run may go on, or go
+    (tmp_path / "earlier").rename(tmp_path / "gone")
+    longer = spec(tiny, fitness, responses=[str(tmp_path / "earlier")], budget={"candidates": 8})
+    again = run_search(longer, tmp_path / "helped")
+    assert record(again)[:6] == record(results)
 
 
 def test_responses_of_other_tasks_are_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
