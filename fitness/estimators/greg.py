@@ -17,12 +17,13 @@ from fitness.samples import Floats, Sample, Setting
 from fitness.sampling import design_stderr
 from fitness.types import LINKS_OF_ALL, Estimate
 
-PAPER = "Särndal, Swensson and Wretman 1992, eq. 6.4.1 and 6.6.3; ridge: Rao and Singh 1997"
+PAPER = "Särndal, Swensson and Wretman 1992, eq. 6.4.1; ridge: Rao and Singh 1997"
 PANEL = "disagreement"
 RANK: Literal["value", "panel"] = "panel"
 REFERENCES = 2
 LINKS = LINKS_OF_ALL
 RIDGE = 3.0  # documents that the equal mixture of all references is worth
+LEAST = 0.2  # of 1 - leverage: a single document does not decide how wide the interval is
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ def fit(setting: Setting, _params: Params) -> Fitted:
         x = answers[at]
         scaled = x.T * (share * len(at))
         off = sample.total - x @ prior
-        mixture = prior + np.linalg.solve(scaled @ x + penalty, scaled @ off)
+        system = scaled @ x + penalty
+        mixture = prior + np.linalg.solve(system, scaled @ off)
+        # a mixture that has bent towards a document errs less there than elsewhere: by 1 - leverage
+        leverage = np.einsum("ij,ji->i", x, np.linalg.solve(system, scaled))
         error = sample.total - x @ mixture
         correction = float(share @ error)
         value = float((answers @ mixture).mean()) + correction
-        stderr = design_stderr(sample.selection, error - correction)
+        spread = (error - correction) / np.maximum(1 - leverage, LEAST)
+        stderr = design_stderr(sample.selection, spread)
         return metric.aggregate(value, stderr, len(at))
 
     return estimate
