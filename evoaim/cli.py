@@ -34,7 +34,7 @@ def search(
         typer.Option(help="Where the run is kept (default: runs/NAME)."),
     ] = None,
     overrides: SetOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, hidden=True)] = 1,
 ) -> None:
     """Run a search; the same command resumes it."""
     from evoaim.commands import run_search_command

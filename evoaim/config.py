@@ -110,7 +110,7 @@ class Experiment:
     calibration: CalibrationConfig | None = None
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # what NumPy's generators take
     storage: str | None = None
-    keep: list[str] | str = field(default_factory=list)
+    keep: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
 
     @classmethod
@@ -132,8 +132,12 @@ class Experiment:
         Raises:
             ConfigError: unknown key, wrong type, value out of range, duplicate names.
         """
+        data = dict(data)
+        for key in ("keep", "responses"):  # one line needs no list
+            if isinstance(data.get(key), str):
+                data[key] = [data[key]]
         try:
-            experiment = TypeAdapter(cls).validate_python(dict(data))
+            experiment = TypeAdapter(cls).validate_python(data)
         except ValidationError as error:
             raise ConfigError(f"{where}: {explain(error, cls)}") from None
         try:
@@ -203,7 +207,7 @@ class Experiment:
         Raises:
             ConfigError: a line that is no comparison, or names no objective or model.
         """
-        lines = [self.keep] if isinstance(self.keep, str) else self.keep
+        lines = self.keep
         names = [o.name for o in self.objectives]
         return tuple(parse(line, names, ["base", *self.models.experts]) for line in lines)
 

@@ -13,7 +13,7 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LINE = re.compile(r"(?P<name>.+?)\s*(?P<sign><=|>=)\s*(?P<bound>.+)")
 _RELATIVE = re.compile(
     rf"(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?P<model>[^\W\d][\w-]*)"
-    rf"(?:\s*(?P<plus>[+-])\s*(?P<offset>{_NUMBER}))?"
+    rf"(?:\s*\*\s*(?P<times>{_NUMBER}))?(?:\s*(?P<plus>[+-])\s*(?P<offset>{_NUMBER}))?"
 )
 
 
@@ -56,7 +56,10 @@ def parse(line: str, objectives: Sequence[str], models: Sequence[str]) -> Constr
     Raises:
         ConfigError: no comparison, or an objective or model that does not exist.
     """
-    form = "'OBJECTIVE <= NUMBER' or 'OBJECTIVE >= FACTOR * MODEL + NUMBER' expected"
+    form = (
+        "'OBJECTIVE <= BOUND' or 'OBJECTIVE >= BOUND' expected, where a bound is a number, or a "
+        "model's value as in '1.05 * base' or 'base + 0.2'"
+    )
     found = _LINE.fullmatch(line.strip())
     if found is None:
         raise ConfigError(f"keep: {form}, got '{line}'")
@@ -72,7 +75,7 @@ def parse(line: str, objectives: Sequence[str], models: Sequence[str]) -> Constr
     if relative["model"] not in models:
         raise ConfigError(f"keep: '{line}': {unknown('model', relative['model'], models)}")
     offset = float(f"{relative['plus']}{relative['offset']}") if relative["offset"] else 0.0
-    factor = float(relative["factor"] or 1.0)
+    factor = float(relative["factor"] or 1.0) * float(relative["times"] or 1.0)
     return Constraint(line, name, direction, factor, relative["model"], offset)
 
 

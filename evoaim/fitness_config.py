@@ -10,7 +10,6 @@ from pydantic.dataclasses import dataclass as checked
 from evoaim.errors import ConfigError
 from evoaim.plugins import plugin
 from evoaim.registry import ESTIMATORS, SELECTORS
-from fitness.errors import FitnessError
 from fitness.racing import Rule
 from fitness.scheme import Plan
 
@@ -61,7 +60,7 @@ class RacingConfig:
     """When a candidate is dropped: looks are shares of the panel."""
 
     kind: Literal["pocock", "strict"] = "pocock"
-    alpha: Share = 0.05
+    alpha: Annotated[float, Gt(0), Lt(0.5)] = 0.05
     looks: list[Share] = field(default_factory=lambda: [0.34, 0.67])
 
     def rule(self) -> Rule:
@@ -70,10 +69,12 @@ class RacingConfig:
         Raises:
             ConfigError: looks that do not increase.
         """
-        try:
-            return Rule(self.kind, self.alpha, tuple(self.looks))
-        except FitnessError as error:
-            raise ConfigError(f"fitness.{error}") from None
+        if not self.looks or list(self.looks) != sorted(set(self.looks)):
+            raise ConfigError(
+                "fitness.racing.looks: increasing shares of the panel expected, such as "
+                f"[0.34, 0.67], got {self.looks}"
+            )
+        return Rule(self.kind, self.alpha, tuple(self.looks))
 
 
 @checked(frozen=True, config=_STRICT)
@@ -122,6 +123,12 @@ class FitnessConfig:
         """
         module, params = plugin(self.estimator, ESTIMATORS, "fitness.estimator")
         panel = plugin(self.panel or {"kind": module.PANEL}, SELECTORS, "fitness.panel")
+        if module.RANK == "value" and not panel[0].EVEN:
+            even = ", ".join(name for name in SELECTORS if SELECTORS[name].EVEN)
+            raise ConfigError(
+                "fitness.panel: its documents are not equally probable, so that their plain mean "
+                f"would be off; take {even}, or another estimator"
+            )
         rule = self.rule()
         looks = (1.0,) if rule is None else (*rule.looks, 1.0)
         return Plan(panel, (module, params), looks, seed)

@@ -32,7 +32,9 @@ def front_table(console: Console, results: Results, entries: Sequence[Entry], ti
     if all(e.promoted is None for e in everyone):
         levels.remove("promoted")
 
-    table = Table("", title=escape(title))
+    exact = any(x.stderr == 0 for e in everyone for x in (e.promoted or e.search).values())
+    caption = "without ±: of all search documents" if exact else None
+    table = Table("", title=escape(title), caption=caption)
     for head in heads.values():
         for i, level in enumerate(levels):
             table.add_column(f"{'' if i else head}\n{level}", justify="right", no_wrap=True)
@@ -43,7 +45,7 @@ def front_table(console: Console, results: Results, entries: Sequence[Entry], ti
     if Measurement.get(console, unbounded, table).maximum <= console.width:
         return table
 
-    table = Table("", "", title=escape(title))
+    table = Table("", "", title=escape(title), caption=caption)
     for head in heads.values():
         table.add_column(head, justify="right", overflow="fold")
     for e in everyone:
@@ -58,4 +60,4 @@ def _cell(entry: Entry, name: str, level: str) -> str:
     known = {"search": entry.search, "promoted": entry.promoted, "report": entry.report}[level]
     if known is None or name not in known:
         return "-"
-    return promoted(known[name]) if level == "promoted" else estimate(known[name])
+    return estimate(known[name]) if level == "report" else promoted(known[name])

@@ -42,6 +42,7 @@ class Trial:
     reason: str = ""
     raced: bool = False  # dropped before all of its documents were run
     violation: float = 0.0  # of the constraints; 0: feasible
+    documents: int = 0  # that were run
 
     @property
     def eligible(self) -> bool:
@@ -165,6 +166,7 @@ class Ledger:
     def finish(self, trial: Trial) -> None:
         """Record a candidate's estimates, and as Optuna's constraint whether it is feasible."""
         scores: dict[str, Any] = {"seconds": round(trial.seconds, 4), "raced": trial.raced}
+        scores["run"] = trial.documents
         for field_name in ("value", "stderr", "rank_value", "documents"):
             scores[field_name] = {n: getattr(e, field_name) for n, e in trial.estimates.items()}
         self._set(trial.number, SCORES, scores)
@@ -225,6 +227,7 @@ class Ledger:
             str(trial.user_attrs.get(REASON, "")),
             bool(scores.get("raced", False)),
             float(bounds[0]),
+            int(scores.get("run", 0)),
         )
 
 

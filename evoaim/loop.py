@@ -19,12 +19,13 @@ from evoaim.report.note import trial_note
 from evoaim.results import losses
 from evoaim.run_dir import RunDir, write_scores, write_text
 from evoaim.snapshot import Progress, Snapshot
+from fitness.errors import FitnessError
 from fitness.racing import MEMBERS
-from fitness.types import Estimate
+from fitness.scheme import Scheme
+from fitness.types import Estimate, Scores
 from search_spaces.genes import Genome
 
 PATIENCE = 50  # batches without a new candidate, after which the space counts as exhausted
-RACED = 1.0  # violation that a raced-out candidate has at least
 
 
 class Loop:
@@ -64,7 +65,7 @@ class Loop:
                 return
             before = len(self.trials)
             rivals = self._rivals()  # the same for the whole batch, in whatever order it is run
-            self.promoter.forget(rivals)
+            self.promoter.keep(rivals)
             for genome in genomes:
                 key = json.dumps(genome)
                 if key in self.answers:
@@ -75,10 +76,10 @@ class Loop:
             stale = 0 if len(self.trials) > before else stale + 1
             answers = [self.answers[json.dumps(g)] for g in genomes]
             told = losses(self.ledger.objectives, [t.estimates for t in answers])
-            proposer.tell(told, np.array([t.violation + RACED * t.raced for t in answers]))
+            proposer.tell(told, np.array([_violation(t) for t in answers]))
             self.promoter.during(self.front, self.documents)
 
-    def _trial(self, genome: Genome, rivals: Sequence[int]) -> Trial:
+    def _trial(self, genome: Genome, rivals: Sequence[Trial]) -> Trial:
         """One new candidate: as recorded if it is, else evaluated now."""
         number = len(self.trials)
         known = self.recorded[number] if number < len(self.recorded) else None
@@ -99,16 +100,16 @@ class Loop:
             self.progress.candidate(self._snapshot())
         return trial
 
-    def _evaluate(self, number: int, genome: Genome, rivals: Sequence[int]) -> Trial:
+    def _evaluate(self, number: int, genome: Genome, rivals: Sequence[Trial]) -> Trial:
         begin = time.perf_counter()
         recipe = self.evaluator.space.decode(genome)
         text = self.evaluator.stored(recipe, "..").to_yaml()
         write_text(self.run_dir.recipe(number), text)
         scheme = self.promoter.scheme()
-        race = Race(scheme, self.rule, [self.promoter.scores(n) for n in rivals])
+        race = Race(scheme, self.rule, [self.promoter.scores(t) for t in rivals])
         try:
             scores = self.evaluator.score(recipe, "search", scheme.blocks(), race)
-            estimates = scheme.estimate(scores, race.look)
+            estimates = _estimated(scheme, scores, race.look)
             bad = [n for n, e in estimates.items() if not np.isfinite(e.value)]
             if bad:
                 raise CandidateError(f"objective '{bad[0]}' is not finite")
@@ -121,16 +122,17 @@ class Loop:
         note = trial_note(text, estimates, self.ledger.objectives, race.beaten, violation)
         self.ledger.note(number, note)
         seconds = time.perf_counter() - begin
-        trial = Trial(number, genome, "done", estimates, seconds, "", race.beaten, violation)
+        run = scheme.documents_at(race.look)
+        trial = Trial(number, genome, "done", estimates, seconds, "", race.beaten, violation, run)
         self.ledger.finish(trial)
         return trial
 
-    def _rivals(self) -> list[int]:
+    def _rivals(self) -> list[Trial]:
         """Front members that the next candidates race against: some that are far apart."""
         if self.rule is None or not self.front:
             return []
         members = losses(self.ledger.objectives, [t.estimates for t in self.front])
-        return [self.front[i].number for i in spread(members, MEMBERS)]
+        return [self.front[i] for i in spread(members, MEMBERS)]
 
     def _spent(self) -> bool:
         budget = self.evaluator.experiment.budget
@@ -144,7 +146,7 @@ class Loop:
         self.trials.append(trial)
         self.seconds += trial.seconds
         self.failed += trial.state == "failed"
-        self.documents += sum(e.documents for e in trial.estimates.values())
+        self.documents += trial.documents
         if not trial.eligible:
             return
         point = losses(self.ledger.objectives, [trial.estimates])
@@ -172,3 +174,16 @@ class Loop:
             self.seconds,
             self.documents,
         )
+
+
+def _violation(trial: Trial) -> float:
+    """What the optimizer is told: below 1 for broken constraints, more for the raced out."""
+    return trial.raced + trial.violation / (1 + trial.violation)
+
+
+def _estimated(scheme: Scheme, scores: Scores, look: float) -> dict[str, Estimate]:
+    """A candidate's estimates; one that gives the tasks nothing to score has failed."""
+    try:
+        return scheme.estimate(scores, look)
+    except FitnessError as error:
+        raise CandidateError(str(error)) from None

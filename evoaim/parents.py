@@ -103,7 +103,7 @@ def _in_full(scheme: Scheme, scores: Scores) -> Estimates:
     """The exact figures, but what candidates are compared with is the panel's."""
     on_panel = scheme.estimate(scores)
     exact = Extension.of(scheme).estimate(scores, 1.0)
-    return {name: replace(e, rank_value=on_panel[name].rank_value) for name, e in exact.items()}
+    return {name: replace(e, rank_value=on_panel[name].ranked) for name, e in exact.items()}
 
 
 def _missing(scores: Scores, evaluator: Evaluator, split: Split, panel: Panel) -> Panel:

@@ -1,13 +1,16 @@
 """Plugins as an experiment names them, and pydantic's complaints in the words of this project."""
 
+import re
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from evoaim.errors import ConfigError
 from evoaim.registry import Registry
 from search_spaces.errors import unknown
+
+_KIND = re.compile(r"[A-Z]\w*Config|bool|int|float|str|constrained-\w+|\w+\[.*\]")
 
 
 def plugin(block: Mapping[str, Any], registry: Registry, where: str) -> tuple[Any, Any]:
@@ -38,16 +41,28 @@ def explain(error: ValidationError, root: type) -> str:
     """An unknown key, else the first problem, as `key.path: what is wrong, what is allowed`."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "unexpected_keyword_argument"), problems[0])
-    path = [str(p) for p in problem["loc"]]
+    path = _keys(problem["loc"])
     where = ".".join(path)
     if problem["type"] == "unexpected_keyword_argument":
         return f"{where}: {unknown('key', path[-1], _fields(root, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{where}: is missing"
-    if problem["type"] == "dataclass_type":
-        return f"{where}: 'key: value' lines expected, got {problem['input']!r}"
+    # of a value that may be one of several kinds, every kind has its own complaint
+    texts = dict.fromkeys(_text(p) for p in problems if _keys(p["loc"]) == path)
     got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}{got}"
+    return f"{where}: {', or '.join(texts)}{got}"
+
+
+def _keys(place: tuple[str | int, ...]) -> list[str]:
+    """The keys that the user wrote, without pydantic's names of the kinds of a value."""
+    return [str(p) for p in place if not _KIND.fullmatch(str(p))]
+
+
+def _text(problem: Any) -> str:
+    if problem["type"] in ("dataclass_type", "dict_type"):
+        return "'key: value' lines expected"
+    text = str(problem["msg"])
+    return f"{text[0].lower()}{text[1:]}"
 
 
 def _fields(root: type, path: list[str]) -> list[str]:
@@ -57,6 +72,6 @@ def _fields(root: type, path: list[str]) -> list[str]:
         if key.isdigit():
             continue
         hint = get_type_hints(kind)[key]
-        options = [hint, *getattr(hint, "__args__", ())]
+        options = [hint, *get_args(hint)]
         kind = next((h for h in options if hasattr(h, "__dataclass_fields__")), kind)
     return list(get_type_hints(kind))

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from evoaim.results import Estimates
 from evoaim.snapshot import Snapshot
 
 LINE_EVERY = 10.0  # seconds between plain lines
@@ -81,7 +82,7 @@ class TerminalProgress:
             _counts(s),
             f"front {s.front}",
             f"hypervolume {f'{gain:.2f}x' if gain else f'{s.hypervolume:.4g}'}",
-            "best " * bool(s.best) + ", ".join(f"{n} {e.value:.3g}" for n, e in s.best.items()),
+            _best(s),
             f"{left} left" if left else "",
             f"{s.documents:,} documents",
             f"{rate:.0f} per minute" if rate else "",
@@ -104,7 +105,7 @@ class TerminalProgress:
             "candidates": _counts(s),
             "front": str(s.front),
             "hypervolume": f"{s.hypervolume:.4g}" + (f" ({gain:.2f}x parents)" if gain else ""),
-            **{f"best {n}": f"{e.value:.4g} ± {e.stderr:.2g}" for n, e in s.best.items()},
+            **({f"best {n}": f"{e.value:.4g} ± {e.stderr:.2g}" for n, e in _shown(s).items()}),
             "documents": f"{s.documents:,}",
             "per minute": f"{self._rate(s):.0f}",
             "left": self._left(s) or "?",
@@ -123,3 +124,14 @@ def _counts(s: Snapshot) -> str:
     lost = {"failed": s.failed, "raced out": s.raced}
     some = ", ".join(f"{n} {what}" for what, n in lost.items() if n)
     return f"{s.done}/{s.budget or '?'}{f' ({some})' if some else ''}"
+
+
+def _best(s: Snapshot) -> str:
+    """The best of every objective, in a line."""
+    best = ", ".join(f"{n} {e.value:.3g}" for n, e in _shown(s).items())
+    return f"best {best}" if best else ""
+
+
+def _shown(s: Snapshot) -> Estimates:
+    """The best of every objective; none where few documents make the best the luckiest."""
+    return {} if any(e.rank_value is not None for e in s.best.values()) else s.best

@@ -1,7 +1,8 @@
 """Promotion: the best candidates are scored on more documents, during a search and at its end."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from evoaim.constraints import total_violation
 from evoaim.errors import CandidateError
@@ -10,10 +11,10 @@ from evoaim.front import layered, nondominated, spread
 from evoaim.ledger import Trial
 from evoaim.parents import Parents, scored
 from evoaim.results import Estimates, front_of, losses
-from evoaim.run_dir import RunDir, read_scores
+from evoaim.run_dir import RunDir
 from fitness.promotion import STAGES, Extension
 from fitness.scheme import Scheme
-from fitness.types import Objective, Scores
+from fitness.types import Objective, Panel, Scores
 
 
 class Promoter:
@@ -51,30 +52,29 @@ class Promoter:
         """The search's scheme, with estimators that know the promoted candidates."""
         if self._fitted < len(self._promoted):
             known = dict(self._parents.known)
+            everything = self._evaluator.documents["search"]
             for number, trial in self._promoted.items():
-                known[f"trial_{number}"] = self._in_full(trial)
+                with suppress(CandidateError):  # of a document beyond the panel: nothing is learnt
+                    known[f"trial_{number}"] = self._scored(trial, everything)
             self._scheme = self._parents.scheme.refitted(known, self._parents.n)
             self._fitted = len(self._promoted)
         return self._scheme
 
-    def scores(self, number: int) -> Scores:
-        """What a finished trial scored on (at least) its panel."""
-        if number not in self._read:
-            found = read_scores(self._run.responses(f"trial_{number}", "search"))
-            assert found is not None, f"no responses of trial {number}"
-            self._read[number] = found
-        return self._read[number]
+    def scores(self, trial: Trial) -> Scores:
+        """What a finished trial scored on (at least) its panel; run again if the files are gone."""
+        if trial.number not in self._read:
+            self._read[trial.number] = self._scored(trial, self._parents.scheme.panel)
+        return self._read[trial.number]
 
-    def forget(self, kept: Iterable[int]) -> None:
-        """Keep the scores of these trials alone in memory."""
-        self._read = {n: self._read[n] for n in kept if n in self._read}
+    def keep(self, trials: Iterable[Trial]) -> None:
+        """Forget the scores of all others."""
+        wanted = {t.number for t in trials}
+        self._read = {n: s for n, s in self._read.items() if n in wanted}
 
-    def _in_full(self, trial: Trial) -> Scores:
+    def _scored(self, trial: Trial, panel: Panel) -> Scores:
         recipe = self._evaluator.space.decode(trial.genome)
-        everything = self._evaluator.documents["search"]
-        return scored(
-            self._run, self._evaluator, f"trial_{trial.number}", "search", everything, recipe
-        )
+        who = f"trial_{trial.number}"
+        return scored(self._run, self._evaluator, who, "search", panel, recipe)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,11 @@ def _front(
 ) -> set[int]:
     """Who is non-dominated among those that keep the constraints, also on more documents."""
     rules = evaluator.experiment.constraints()
-    broken = {n: total_violation(rules, e, parents.estimates) for n, e in promoted.items()}
-    able = [n for n, v in broken.items() if v <= 0] or list(promoted)
+    # both on (nearly) all documents now, so values are compared and not what the panel says
+    known = {
+        name: {o: replace(e, rank_value=None) for o, e in estimates.items()}
+        for name, estimates in parents.estimates.items()
+    }
+    able = [n for n, e in promoted.items() if total_violation(rules, e, known) <= 0]
     keep = nondominated(losses(objectives, [promoted[n] for n in able]))
     return {n for n, kept in zip(able, keep, strict=True) if kept}

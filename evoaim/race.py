@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from fitness.duel import streams
 from fitness.racing import Rule, is_beaten
 from fitness.scheme import Scheme
 from fitness.types import Scores
@@ -26,7 +27,8 @@ class Race:
     def __call__(self, scores: Scores) -> bool:
         """Whether some rival is better in every objective, beyond reasonable doubt."""
         self.look = next(self._looks)
-        if self._rule is not None and self._rivals and self.look < 1.0:
-            streams = [self._scheme.streams(scores, r, self.look) for r in self._rivals]
-            self.beaten = is_beaten(streams, self._rule)
+        done = self._scheme.documents_at(self.look) == len(self._scheme.panel)
+        if self._rule is not None and self._rivals and not done:
+            found = [streams(self._scheme, scores, r, self.look) for r in self._rivals]
+            self.beaten = is_beaten(found, self._rule)
         return self.beaten

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from evoaim.config import Experiment
@@ -10,6 +9,7 @@ from evoaim.errors import ConfigError
 from evoaim.evaluator import Evaluator
 from evoaim.manifest import definitions
 from evoaim.run_dir import RunDir, existing, read_json, read_models, read_scores
+from evoaim.scoring import is_whole
 from fitness.responses import covers
 from fitness.types import Scores
 from search_spaces import strict_yaml
@@ -46,9 +46,10 @@ def earlier_responses(experiment: Experiment, evaluator: Evaluator) -> Reused:
             scores = read_scores(file)
             if scores is None or not _in_full(scores, evaluator):
                 continue
+            scores = {k: s for k, s in scores.items() if k in _lendable(evaluator, scores)}
             known = ours.get(manifest["models"].get(file.stem))
             if known is None:
-                others[f"{Path(path).name}/{file.stem}"] = scores
+                others[f"{path}/{file.stem}"] = scores
             elif same:
                 parents.setdefault(known, scores)
     return Reused(parents, others)
@@ -67,11 +68,14 @@ def _precision(run: RunDir) -> str:
 def _check_tasks(path: str, theirs: Mapping[str, Any], evaluator: Evaluator) -> None:
     """The run must have scored the same tasks in the same way, with the same tokenizer."""
     for what, digest in definitions(evaluator).items():
+        task = what.removeprefix("the definition of ")
+        if task in evaluator.documents["search"].documents and is_whole(evaluator.experiment, task):
+            continue  # texts and weights are scored anew: they may refer to another base
         if what not in theirs:
             others = [k.removeprefix("the definition of ") for k in theirs if "definition" in k]
             raise ConfigError(
                 f"responses: the run '{path}' has no scores of "
-                f"{what.removeprefix('the definition of ')}; it scored {', '.join(others)}; "
+                f"{task}; it scored {', '.join(others)}; "
                 "leave it out, or name a run of the same tasks"
             )
         if theirs[what] != digest:
@@ -81,9 +85,18 @@ def _check_tasks(path: str, theirs: Mapping[str, Any], evaluator: Evaluator) -> 
             )
 
 
+def _lendable(evaluator: Evaluator, scores: Scores) -> set[str]:
+    """Metrics of this experiment's tasks; nothing that may refer to another base."""
+    tasks = evaluator.documents["search"].documents
+    own = {t for t in tasks if not is_whole(evaluator.experiment, t)}
+    return {key for key in scores if key.rpartition("/")[0] in own}
+
+
 def _in_full(scores: Scores, evaluator: Evaluator) -> bool:
     for objective in evaluator.objectives:
         for metric in objective.metrics:
+            if is_whole(evaluator.experiment, metric.task):
+                continue
             hashes = evaluator.scorer.documents(metric.task, "search")
             wanted = [hashes[p] for p in evaluator.documents["search"].documents[metric.task]]
             if not covers(scores, metric, wanted):

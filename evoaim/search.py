@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evoaim.config import Experiment
+from evoaim.errors import CandidateError
 from evoaim.evaluator import Evaluator
 from evoaim.ledger import Ledger, sqlite_url
 from evoaim.loop import Loop
@@ -74,7 +75,8 @@ def _finish(
     """Promote, re-score front and parents on the report documents, write the JSON files."""
     if evaluator.experiment.fitness.promoted() is not None:
         progress.stage("scoring the best candidates on more search documents")
-    chosen = finalists(run, evaluator, parents, loop.ledger.trials())
+    trials = loop.ledger.trials()
+    chosen = finalists(run, evaluator, parents, trials)
     progress.stage("re-scoring the front on the report documents")
     everything = evaluator.documents["report"]
     entries = []
@@ -83,7 +85,12 @@ def _finish(
         recipe = evaluator.space.decode(trial.genome)
         if finalist.kept:
             who = f"trial_{trial.number}"
-            report = evaluator.report(scored(run, evaluator, who, "report", everything, recipe))
+            try:
+                scores = scored(run, evaluator, who, "report", everything, recipe)
+            except CandidateError as error:
+                progress.stage(f"trial {trial.number} leaves the front: {error}")
+                continue
+            report = evaluator.report(scores)
         stored = evaluator.stored(recipe, str(run.path)).to_dict()
         name = f"trial {trial.number}"
         entries.append(
@@ -96,10 +103,10 @@ def _finish(
         for name in evaluator.parents()
     }
     write_parents(run, evaluator, parents, reports)
+    write_json(run.front, [e.to_dict() for e in entries if e.report is not None])
     promoted = [e.to_dict() for e in entries if e.promoted is not None]
-    write_json(run.promoted, {"trials": len(loop.trials), "promoted": promoted})
-    kept = {f.trial.number for f in chosen if f.kept}
-    write_json(run.front, [e.to_dict() for e in entries if e.trial in kept])
+    # last: it says what the front was chosen from
+    write_json(run.promoted, {"trials": len(trials), "promoted": promoted})
 
 
 def write_parents(

@@ -39,7 +39,9 @@ def describe(experiment: Experiment) -> Iterator[str]:
     yield from (f"            {_gene(g)}" for g in genes)
     for objective in evaluator.objectives:
         keys = ", ".join(m.key for m in objective.metrics)
-        yield f"objective   {objective.name}: {objective.goal} {keys}"
+        goal = objective.goal if objective.optimized else "watch"
+        yield f"objective   {objective.name}: {goal} {keys}"
+    yield from (f"keep        {c.text}" for c in experiment.constraints())
     for split, panel in evaluator.documents.items():
         have = evaluator.scorer.sizes(split)
         sizes = ", ".join(
@@ -68,7 +70,11 @@ def _cost(experiment: Experiment, evaluator: Evaluator) -> Iterator[str]:
     )
     names = [module.__name__.rpartition(".")[2] for module, _ in (plan.selector, plan.estimator)]
     yield f"panel       {names[0]}; estimates by {names[1]}"
-    racing = ", fewer if it is dropped early" if experiment.fitness.rule() is not None else ""
+    rule = experiment.fitness.rule()
+    if rule is not None:
+        looks = ", ".join(f"{look:g}" for look in rule.looks)
+        yield f"racing      {rule.kind}, alpha {rule.alpha:g}, after {looks} of the panel"
+    racing = ", fewer if it is dropped early" if rule is not None else ""
     each = everything if plan.needs_references else n
     if reused.others or reused.parents:
         yield (
@@ -77,17 +83,23 @@ def _cost(experiment: Experiment, evaluator: Evaluator) -> Iterator[str]:
         )
     yield f"cost        {each} documents for base and each expert"
     yield f"            {n} documents a candidate{racing}"
+    n_parents = len(evaluator.parents())
+    lines = [("base and experts", each * (n_parents - len(reused.parents)))]
+    finalists = 0
     if budget.candidates is not None:
-        total = each * (len(evaluator.parents()) - len(reused.parents)) + n * budget.candidates
-        yield f"            {budget.candidates} candidates: {total} document evaluations at most"
+        lines.append((f"{budget.candidates} candidates", n * budget.candidates))
+        promotion = experiment.fitness.promoted()
+        if promotion is not None:
+            finalists = min(promotion.finalists, budget.candidates)
+            lines.append((f"{finalists} finalists", (everything - n) * finalists))
+        lines.append(("search documents", sum(count for _, count in lines)))
     if budget.minutes is not None:
-        yield f"            at most {budget.minutes:g} minutes of evaluation"
-    promotion = experiment.fitness.promoted()
-    if promotion is not None:
-        yield (
-            f"            then up to {everything} documents for each of {promotion.finalists} "
-            "finalists"
-        )
+        yield f"            at most {budget.minutes:g} minutes of evaluating candidates"
+    report = len(evaluator.documents["report"])
+    yield from (
+        f"            {what}: at most {count:,} document evaluations" for what, count in lines
+    )
+    yield f"            then {report} report documents for every front member, base and expert"
 
 
 def _coverage(blueprint: Blueprint) -> Iterator[str]:

@@ -19,6 +19,7 @@ from fitness.types import Estimate, Metric, Objective, Panel, Scores
 
 STAGES = (0.25, 0.5, 1.0)  # of the documents outside the panel
 CLEAR = 2.0  # standard errors of a difference
+DIFFERING = 6  # documents on which two candidates must differ (Kish's effective number)
 
 Standing = Literal["in", "out", "open"]
 
@@ -61,6 +62,8 @@ class Extension:
         """Where each candidate stands: "out" if another is clearly better in every objective, "in"
         if it is clearly better than each other one in some objective, else "open".
         """
+        if not scores:
+            return []
         better = np.array(
             [[self._clearly(a, b, stage) for b in scores] for a in scores]
         )  # (n, n, n_objectives): candidate a is clearly better than b
@@ -119,6 +122,7 @@ class Extension:
 
     def _advantage(self, objective: Objective, mine: Scores, theirs: Scores, stage: float) -> bool:
         gain = variance = 0.0
+        informative = True
         for metric in objective.metrics:
             ours, other = (self._parts(s, metric, stage) for s in (mine, theirs))
             (t1, w1), (t2, w2) = (self._sum(*part, metric.task) for part in (ours, other))
@@ -127,4 +131,12 @@ class Extension:
             residual = (ours[1][0] - t1 / w1 * ours[1][1]) / w1
             residual = residual - (other[1][0] - t2 / w2 * other[1][1]) / w2
             variance += self._error(residual, metric.task) ** 2
-        return gain > CLEAR * float(np.sqrt(variance))
+            informative &= self._informative(ours[1][0] - other[1][0], metric.task)
+        return informative and gain > CLEAR * float(np.sqrt(variance))
+
+    def _informative(self, difference: Floats, task: str) -> bool:
+        """Whether enough documents differ for their variance to mean anything, or all were run."""
+        if len(difference) == len(self.order[task]):
+            return True
+        size = np.abs(difference)
+        return bool(size.any() and size.sum() ** 2 >= DIFFERING * np.square(size).sum())

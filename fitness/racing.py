@@ -13,7 +13,6 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fitness.errors import FitnessError
 from fitness.samples import Floats
@@ -95,17 +94,6 @@ class Rule:
 def documents(looks: Sequence[float], size: int) -> tuple[int, ...]:
     """Of a panel of `size`, how many documents have been run at each look."""
     return tuple(min(size, max(2, round(look * size))) for look in looks)
-
-
-def nearest(candidate: Floats, front: Floats) -> NDArray[np.int64]:
-    """The rows of `front` (n_front, n_objectives) nearest to `candidate`, at most `MEMBERS`.
-
-    In ranges of the front. Choose at the first look and keep the choice: renewed with the documents
-    it would search for the luckiest comparison.
-    """
-    width = np.ptp(front, axis=0)
-    offsets = (front - candidate) / np.where(width > 0, width, 1.0)
-    return np.lexsort((*front.T, (offsets**2).sum(axis=1)))[:MEMBERS]
 
 
 @lru_cache
@@ -195,7 +183,7 @@ def evidence(stream: Stream, looks: Sequence[float], tolerance: float = 0.0) -> 
 def is_beaten(members: Sequence[Sequence[Stream]], rule: Rule) -> bool:
     """Whether a front member is better in every objective; to be asked at the rule's looks only.
 
-    `members`: per front member (see `nearest`), the streams of all objectives. Better in every one
+    `members`: per front member, the streams of all objectives. Better in every one
     is an intersection, for which objectives need no correction; members get Bonferroni's in z
     tests, and the bets against them are averaged.
     """

@@ -86,4 +86,6 @@ def _collapsed(stratum: Ints) -> Ints:
     if len(single) > 1 and len(single) % 2:
         pairs[-1] -= 1
     joined[single] = len(labels) + pairs
+    if len(single) == 1 and len(labels) > 1:
+        joined[single] = joined[single[0] - 1 if single[0] else 1]
     return np.asarray(joined[index])

@@ -15,11 +15,10 @@ import numpy as np
 from fitness.errors import FitnessError
 from fitness.estimators import Fitted
 from fitness.estimators.sample_mean import mean
-from fitness.racing import Stream, documents
+from fitness.racing import documents
 from fitness.ranking import Ruler, ruler
 from fitness.responses import references, sample
 from fitness.samples import (
-    Floats,
     Population,
     Sample,
     Selection,
@@ -28,6 +27,8 @@ from fitness.samples import (
     no_references,
 )
 from fitness.types import Estimate, Metric, Objective, Panel, Scores
+
+UNBOUNDED = ("nll", "response_length")  # of our own metrics that are means, those beyond [0, 1]
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,18 @@ class Scheme:
         found = {m.key: self._estimate(scores, m, look) for m in self._metrics()}
         return {o.name: o.combine(found) for o in self.objectives}
 
-    def streams(self, mine: Scores, theirs: Scores, look: float) -> tuple[Stream, ...]:
-        """What racing compares: paired differences by objective, positive if I am better."""
-        return tuple(
-            Stream(
-                tuple(self._difference(o, m, mine, theirs, look) for m in o.metrics),
-                tuple(len(self.selections[m.task]) for m in o.metrics),
-            )
-            for o in self.objectives
-            if o.optimized
-        )
+    def documents_at(self, look: float) -> int:
+        """How many documents a candidate has run by a look."""
+        return sum(self._seen(task, look) for task in self.pools)
+
+    def sample(self, scores: Scores, metric: Metric, look: float = 1.0) -> Sample:
+        """A model's scores on the documents up to a look.
+
+        Raises:
+            FitnessError: the scores lack one of them.
+        """
+        selection = self.selections[metric.task].first(self._seen(metric.task, look))
+        return sample(scores, metric, self.pools[metric.task].documents, selection)
 
     def refitted(self, models: Mapping[str, Scores], parents: int) -> "Scheme":
         """The same panel and comparison, with estimators that know these fully scored models."""
@@ -152,30 +155,14 @@ class Scheme:
             }
         )
 
-    def _sample(self, scores: Scores, metric: Metric, look: float) -> Sample:
-        selection = self.selections[metric.task].first(self._seen(metric.task, look))
-        return sample(scores, metric, self.pools[metric.task].documents, selection)
-
     def _estimate(self, scores: Scores, metric: Metric, look: float) -> Estimate:
-        own = self._sample(scores, metric, look)
+        own = self.sample(scores, metric, look)
         if self.pools[metric.task].whole:
             return mean(own.total, own.weight, metric)
         found = self.fitted[metric.key](own)
         if self.plan.estimator[0].RANK == "value":
             return found
         return replace(found, rank_value=self.rulers[metric.key].value(own))
-
-    def _difference(
-        self, objective: Objective, metric: Metric, mine: Scores, theirs: Scores, look: float
-    ) -> Floats:
-        rule = self.rulers[metric.key]
-        ours, other = (rule.scores(self._sample(s, metric, look)) for s in (mine, theirs))
-        # a log-likelihood per token is better when higher, whatever the perplexity's goal
-        up = (objective.goal == "maximize") == (metric.link in ("mean", "exact"))
-        difference = ours - other if up else other - ours
-        if len(difference) == len(self.selections[metric.task]):
-            return difference
-        return np.asarray(np.clip(difference, -1.0, 1.0))  # beyond that only a few metrics go
 
 
 def build(
@@ -237,10 +224,13 @@ def check(
     """
     for metric in (m for o in objectives for m in o.metrics):
         module = plan.estimator[0]
-        if not pools[metric.task].whole and metric.link not in module.LINKS:
+        unfit = metric.link not in module.LINKS or (
+            module.LINKS == ("mean",) and metric.name in UNBOUNDED
+        )
+        if not pools[metric.task].whole and unfit:
             name = module.__name__.rpartition(".")[2]
             raise FitnessError(
-                f"estimator '{name}': {metric.key} is no mean of per-document scores; take greg, "
+                f"estimator '{name}': {metric.key} is no mean of scores in [0, 1]; take greg, "
                 "or another metric"
             )
     _check_references(plan, parents + others, parents)

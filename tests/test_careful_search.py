@@ -200,6 +200,60 @@ def test_texts_weights_and_constraints(tiny: dict[str, Any], tmp_path: Path) -> 
         assert e.report["far"].value == pytest.approx(e.search["far"].value)
 
 
+def test_searches_on_texts_alone_race_nobody(tiny: dict[str, Any], tmp_path: Path) -> None:
+    objectives = [{"name": "text", "text": str(words(tmp_path)), "goal": "minimize"}]
+    results = run_search(
+        spec(tiny, objectives=objectives, budget={"candidates": 12}), tmp_path / "r"
+    )
+    assert not any(t.raced for t in results.trials)
+
+
+def test_when_no_candidate_keeps_the_constraints_the_front_is_empty(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    results = run_search(spec(tiny, keep="one >= 1.5", budget={"candidates": 6}), tmp_path / "run")
+    assert results.front == ()
+    assert all(t.violation > 0 for t in results.trials)
+    assert json.loads((tmp_path / "run" / "front.json").read_text()) == []
+    run_search(spec(tiny, keep="one >= 1.5", budget={"candidates": 6}), tmp_path / "run")
+
+
+def test_promoted_candidates_keep_constraints_by_what_all_documents_say(
+    zoo_search: dict[str, Any], tmp_path: Path
+) -> None:
+    data = {**zoo_search, "keep": ["italian >= 1.2 * base"], "budget": {"candidates": 16}}
+    results = run_search(Experiment.from_dict(data), tmp_path / "run")
+    (base,) = (p for p in results.parents if p.name == "base")
+    for entry in results.front:
+        assert entry.promoted is not None
+        assert entry.promoted["italian"].value >= 1.2 * base.search["italian"].value
+
+
+def test_racing_needs_no_files_of_an_earlier_session(
+    zoo_search: dict[str, Any], tmp_path: Path, finished: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stop):
+        run_search(Experiment.from_dict(zoo_search), run, StopAfter(17))
+    for file in (run / "responses" / "search").glob("trial_*.json"):
+        file.unlink()
+    resumed = run_search(Experiment.from_dict(zoo_search), run)
+    assert record(resumed) == record(Results.read(RunDir(finished)))
+
+
+def test_a_shorter_budget_shows_a_front(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run_search(spec(tiny), tmp_path / "run", StopAfter(8))
+    shorter = run_search(spec(tiny, budget={"candidates": 7}), tmp_path / "run")
+    assert shorter.front
+
+
+def test_the_plain_mean_of_an_uneven_panel_is_refused(tiny: dict[str, Any]) -> None:
+    fitness = {"panel": {"kind": "disagreement"}}
+    with pytest.raises(ConfigError, match=r"not equally probable.*take difficulty, random, strat"):
+        Experiment.from_dict({**tiny, "fitness": {**tiny["fitness"], **fitness}})
+
+
 def test_earlier_runs_lend_their_models(tiny: dict[str, Any], tmp_path: Path) -> None:
     full = {"estimator": {"kind": "sample_mean", "documents": None}}
     run_search(spec(tiny, full), tmp_path / "earlier")
@@ -207,17 +261,22 @@ def test_earlier_runs_lend_their_models(tiny: dict[str, Any], tmp_path: Path) ->
     with pytest.raises(FitnessError, match=r"'p_irt' needs \d+ models .*, the search has 4"):
         run_search(spec(tiny, fitness), tmp_path / "alone")
     assert not (tmp_path / "alone").exists()
-    helped = spec(tiny, fitness, responses=[str(tmp_path / "earlier")], budget={"candidates": 6})
+    far = {"name": "far", "metric": "distance_to_base", "goal": "watch"}  # is no task of theirs
+    lent = {"objectives": [*tiny["objectives"], far], "responses": [str(tmp_path / "earlier")]}
+    helped = spec(tiny, fitness, **lent, budget={"candidates": 6})
     results = run_search(helped, tmp_path / "helped")
     assert all(0 <= t.estimates["one"].value <= 1 for t in results.trials)
     for name in ("base", "a"):  # parents are lent, too, and not scored again
-        files = [
-            tmp_path / run / "responses/search" / f"{name}.json" for run in ("earlier", "helped")
-        ]
-        assert files[0].read_text() == files[1].read_text()
+        ours, theirs = (
+            read_scores(tmp_path / run / "responses" / "search" / f"{name}.json")
+            for run in ("helped", "earlier")
+        )
+        assert ours is not None
+        assert theirs is not None
+        assert ours["one/acc"].total.tolist() == theirs["one/acc"].total.tolist()
     # what was lent is kept: the earlier run may go on, or go
     (tmp_path / "earlier").rename(tmp_path / "gone")
-    longer = spec(tiny, fitness, responses=[str(tmp_path / "earlier")], budget={"candidates": 8})
+    longer = spec(tiny, fitness, **lent, budget={"candidates": 8})
     again = run_search(longer, tmp_path / "helped")
     assert record(again)[:6] == record(results)
 

@@ -21,6 +21,7 @@ def violation(line: str, ppl: float = 10.0, acc: Estimate | None = None) -> floa
         ("ppl <= 1.05 * base", 12.6, 0.2),
         ("ppl<=1.05*base", 12.6, 0.2),
         ("ppl <= base", 11.0, 0.1),
+        ("ppl <= base * 1.05", 12.6, 0.2),
         ("ppl <= base + 1", 11.0, 0.0),
         ("ppl <= base - 2", 10.0, 0.25),
         ("ppl <= 8", 10.0, 0.25),
@@ -46,12 +47,12 @@ def test_violations_add_up() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("ppl < 3", "'OBJECTIVE <= NUMBER' or"),
+        ("ppl < 3", "'OBJECTIVE <= BOUND' or"),
         ("ppl", "got 'ppl'"),
         ("pl <= 3", r"unknown objective 'pl'; did you mean 'ppl'"),
         ("ppl <= 2 * bas", r"unknown model 'bas'; did you mean 'base'"),
-        ("ppl <= base * 2", "'OBJECTIVE <= NUMBER' or"),
-        ("ppl <= ", "'OBJECTIVE <= NUMBER' or"),
+        ("ppl <= base / 2", "'OBJECTIVE <= BOUND' or"),
+        ("ppl <= ", "'OBJECTIVE <= BOUND' or"),
     ],
 )
 def test_refusals(line: str, message: str) -> None:

@@ -43,9 +43,10 @@ def test_every_estimate_is_shown_in_full_at_any_width(n: int, width: int) -> Non
     assert "a [b] title" in table
     assert max(map(len, table.splitlines())) <= width
     (entry,), (parent,) = found.front, found.parents
-    for known in (entry.search, entry.report or {}, parent.search):
+    for known in (entry.search, entry.report or {}):
         assert all(text.estimate(e) in table for e in known.values())
-    for e in promoted.values():  # nothing is left to err
+    assert "without ±: of all search documents" in table
+    for e in (*promoted.values(), *parent.search.values()):  # nothing is left to err
         assert f" {text.number(e.value)} " in table
         assert text.estimate(e) not in table
     assert "0.999" not in table

@@ -10,7 +10,7 @@ from evoaim.progress import LINE_WIDTH, TerminalProgress
 from evoaim.snapshot import Snapshot
 from fitness.types import Estimate
 
-BEST = {n: Estimate(0.7375, 0.1, 0.123, 20) for n in ("math", "italian", "japanese", "code")}
+BEST = {n: Estimate(0.7375, 0.1, None, 20) for n in ("math", "italian", "japanese", "code")}
 FIRST = Snapshot(1, 128, 0, 0, 1, 0.15, 0.15, {}, 1.0, 40)
 LATER = Snapshot(67, 128, 2, 30, 15, 0.3, 0.15, BEST, 12.0, 12340)
 
@@ -32,6 +32,11 @@ def test_a_line_stays_a_line_and_says_the_most_important_first(n: int) -> None:
     assert len(lines) == 2
     assert lines[-1].startswith("67/128 (2 failed, 30 raced out) | front 15 | hypervolume 2.00x")
     assert (f"best {', '.join(f'{k} 0.738' for k in names)}" in lines[-1]) == (1 <= n <= 2)
+
+
+def test_the_luckiest_on_a_few_documents_is_not_called_the_best() -> None:
+    lucky = {n: replace(e) for n, e in BEST.items()}
+    assert "best" not in said(FIRST, replace(LATER, best=lucky))
 
 
 def test_a_resumed_search_is_announced_and_a_new_one_is_not() -> None:

@@ -1,8 +1,8 @@
 """Generalized regression: the references predict all documents, the panel corrects them.
 
-A merge answers much as a mixture of its parents does. The mixture that fits the panel best predicts
-every document of the task, and the design-weighted errors on the panel are added: were the
-prediction useless, that would still be an (almost) unbiased estimate.
+A merge answers much as a mixture of its parents does. The mixture of the references' scores that
+fits the panel best predicts every document of the task, and the design-weighted errors on the panel
+are added: were the prediction useless, that would still be an (almost) unbiased estimate.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ PANEL = "disagreement"
 RANK: Literal["value", "panel"] = "panel"
 REFERENCES = 2
 LINKS = LINKS_OF_ALL
-RIDGE = 3.0  # documents that the equal mixture of all references is worth
+RIDGE = 2.0  # documents that the equal mixture of all references is worth
 LEAST = 0.2  # of 1 - leverage: a single document does not decide how wide the interval is
 
 
@@ -36,8 +36,8 @@ class Params:
 def fit(setting: Setting, _params: Params) -> Fitted:
     """The estimator of one metric: a weighted mean where no reference predicts it."""
     metric, references = setting.metric, setting.references
-    known = references.score if references.soft is None else references.soft
-    if metric.link != "mean" or not len(known) or not np.isfinite(references.score).all():
+    known = references.score
+    if metric.link != "mean" or not len(known) or not np.isfinite(known).all():
         return lambda sample: weighted_mean(sample, metric)
     answers: Floats = np.vstack([np.ones(known.shape[1]), known]).T  # (N, 1 + M)
     prior = np.r_[0.0, np.full(len(known), 1 / len(known))]

@@ -1,8 +1,9 @@
 """mp-IRT: p-IRT whose abilities are mixtures of the merged models' abilities.
 
 With one dimension, which is what few references allow, a mixture can reach every ability, and this
-is p-IRT with a prior around the parents' mean; it estimates no better (experiments/fitness). Two
-references already did no harm in simulations on merges of small models.
+is p-IRT with a prior around the parents' mean; it estimates no better (see
+experiments/few_documents). Two references already did no harm in simulations on merges of small
+models.
 """
 
 from typing import Literal

@@ -1,8 +1,8 @@
 """p-IRT: scores of the panel's documents, and what a model's ability predicts for the others.
 
-Its level is closer to the truth than the panel's weighted mean (by how much: experiments/fitness),
-and biased towards the references' scores: for display, never for ranking. Only the predictions are
-the model's; the standard error does not trust them.
+Its level is closer to the truth than the panel's weighted mean (experiments/few_documents says by
+how much), and biased towards the references' scores: for display, never for ranking. Only the
+predictions are the model's; the standard error does not trust them.
 """
 
 from typing import Literal

@@ -14,6 +14,7 @@ from fitness.samples import Floats, Population, Selection
 
 PAPER = "Polo et al., tinyBenchmarks (2024), arXiv 2402.14992, correctness anchors"
 REFERENCES = 20
+EVEN = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from fitness.sampling import inclusion, selected, systematic
 
 PAPER = "Cochran, Sampling Techniques (1977), chapter 8 (systematic sampling from an ordered list)"
 REFERENCES = 1
+EVEN = True
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fitness.sampling import inclusion, selected, systematic
 
 PAPER = "probability proportional to size: Särndal, Swensson and Wretman 1992, section 3.6"
 REFERENCES = 2
+EVEN = False
 
 
 @dataclass(frozen=True)

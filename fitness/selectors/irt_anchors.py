@@ -14,6 +14,7 @@ from fitness.selectors.anchors import nearest_to_centroids
 
 PAPER = "Polo et al., tinyBenchmarks (2024), arXiv 2402.14992, IRT anchors; items by MAP"
 REFERENCES = 20
+EVEN = False
 
 
 @dataclass(frozen=True)

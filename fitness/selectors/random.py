@@ -9,6 +9,7 @@ from fitness.sampling import selected
 
 PAPER = "Cochran, Sampling Techniques (1977), chapter 2"
 REFERENCES = 0
+EVEN = True
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from fitness.sampling import selected
 
 PAPER = "Cochran, Sampling Techniques (1977), chapter 5"
 REFERENCES = 0
+EVEN = True
 
 
 @dataclass(frozen=True)

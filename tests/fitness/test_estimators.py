@@ -50,12 +50,11 @@ def planted(models: int = 12) -> tuple[References, np.ndarray]:
     rng = np.random.default_rng(0)
     ease, skill = rng.normal(0, 1.5, N), rng.normal(0.3, 0.6, models)
     special = rng.normal(0, 1.0, (models, N))
-    logit = skill[:, None] + ease + special
+    logit = skill[:, None] + ease + special  # a model answers what it is surer of than not
     soft = 1 / (1 + np.exp(-logit))
-    score = (rng.random((models, N)) < soft).astype(float)
-    merge = 1 / (1 + np.exp(-(logit[:4].mean(axis=0) + 0.4)))
     names = tuple(f"m{i}" for i in range(models))
-    return References(names, 4, score, soft), (rng.random(N) < merge).astype(float)
+    merge = logit[:4].mean(axis=0) + rng.normal(0, 0.5, N)
+    return References(names, 4, (logit > 0).astype(float), soft), (merge > -0.4).astype(float)
 
 
 REFERENCES, TRUTH = planted()
@@ -175,8 +174,8 @@ def test_regression_on_the_references_beats_the_weighted_mean() -> None:
         selection = panel("greg", 40, seed)
         for name, own in errors.items():
             own.append(fitted(name, selection)(answered(selection)).value - TRUTH.mean())
-    # the planted mixture explains about a third of the variance
-    assert np.std(errors["greg"]) < 0.9 * np.std(errors["stratified"])
+    # by a tenth here: the panel, drawn along the references' mean, has most of what they know
+    assert np.std(errors["greg"]) < 0.95 * np.std(errors["stratified"])
 
 
 class TestSampleMean:

@@ -18,7 +18,6 @@ from fitness.racing import (
     evidence,
     exact,
     is_beaten,
-    nearest,
     paired_z,
 )
 
@@ -231,15 +230,6 @@ def test_the_order_of_members_and_objectives_does_not_matter(kind: Kind) -> None
             assert is_beaten([row[::-1] for row in order], Rule(kind)) == beaten
         decisions.add(beaten)
     assert decisions == {True, False}
-
-
-def test_nearest_members_in_ranges_of_the_front() -> None:
-    front = np.array([[0.1, 900.0], [0.2, 500.0], [0.3, 100.0], [0.25, 450.0], [0.9, 50.0], [1, 0]])
-    assert nearest(np.array([0.2, 480.0]), front)[:2].tolist() == [1, 3]
-    assert sorted(nearest(front[0], front).tolist()) == [0, 1, 2, 3, 4]
-    assert nearest(np.array([0.0, 0.0]), np.array([[0.0, 5.0]])).tolist() == [0]
-    swapped = nearest(np.array([0.2, 480.0]), front[::-1])
-    assert (len(front) - 1 - swapped).tolist() == nearest(np.array([0.2, 480.0]), front).tolist()
 
 
 def test_wrong_input_is_refused() -> None:

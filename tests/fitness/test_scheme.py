@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from evoaim.registry import ESTIMATORS, SELECTORS
+from fitness.duel import streams
 from fitness.errors import FitnessError
 from fitness.promotion import STAGES, Extension
+from fitness.racing import Rule, is_beaten
 from fitness.ranking import Ruler, ruler
 from fitness.responses import covers, join, references, sample
 from fitness.samples import References, Setting, everything
@@ -130,20 +132,52 @@ def test_the_scheme_depends_on_seed_and_references_alone() -> None:
     assert one.panel.documents["math"] == scheme().panel.documents["math"]
 
 
-def test_streams_are_positive_for_the_better_model_whatever_the_goal() -> None:
-    found = scheme()
-    good, bad = model(7, skill=2.0), model(8, skill=-2.0)
-    good = {**good, "text/perplexity": PARENTS["p0"]["text/perplexity"]}
-    worse = PARENTS["p0"]["text/perplexity"]
-    bad = {
-        **bad,
-        "text/perplexity": DocumentScores(worse.documents, 2 * worse.total, worse.weight),
+class TestDuel:
+    """What racing compares."""
+
+    def test_streams_are_positive_for_the_better_model_whatever_the_goal(self) -> None:
+        found = scheme()
+        good, bad = model(7, skill=2.0), with_text(model(8, skill=-2.0), 2.0)
+        both = streams(found, good, bad, 0.4)
+        assert len(both) == 3, "a watched objective decides nothing"
+        assert all(sum(x.mean() for x in s.differences) > 0 for s in both)
+        assert [len(s.differences) for s in both] == [1, 2, 1]
+        assert [s.complete for s in both] == [False, False, True]
+
+    def test_what_was_run_in_full_is_compared_as_it_is_ranked(self) -> None:
+        # better in the mean of its texts' perplexities, worse in that of all words
+        found, scores = scheme(), model(7)
+        hashes = POOLS["text"].documents
+        many, few = np.array([100.0, 1, 1, 1, 1, 1, 1]), np.array([2.1, 1, 1, 1, 1, 1, 1])
+        mine = {**scores, "text/perplexity": DocumentScores(hashes, -many * few, many)}
+        theirs = with_text(mine, 1.0)
+        theirs["text/perplexity"] = DocumentScores(hashes, -many * 2.0, many)
+        ranked = [found.estimate(s)["text"].ranked for s in (mine, theirs)]
+        assert ranked[0] > ranked[1]
+        assert streams(found, mine, theirs, 0.4)[2].differences[0] < 0
+
+    @pytest.mark.parametrize("scale", [40.0, 0.5])
+    def test_a_part_of_what_is_no_share_says_nothing(self, scale: float) -> None:
+        objective = (Objective("math", "minimize", (MATH,)),)
+        found = build(objective, {"math": POOLS["math"]}, PARENTS, 4, plan())
+        scores = model(7)
+        own = scores["math/acc"]
+        weight = own.weight if scale > 1 else own.weight * scale
+        long = {**scores, "math/acc": DocumentScores(own.documents, 40 * own.total, weight)}
+        (early,) = streams(found, long, scores, 0.4)
+        assert not early.complete
+        assert len(early.differences[0]) == 0
+        assert not is_beaten([[early]], Rule(looks=(0.4,)))
+        assert not is_beaten([[early]], Rule("strict", looks=(0.4,)))
+
+
+def with_text(scores: Scores, worse: float) -> dict[str, DocumentScores]:
+    """The same model with that many times the loss on the text."""
+    own = PARENTS["p0"]["text/perplexity"]
+    return {
+        **scores,
+        "text/perplexity": DocumentScores(own.documents, worse * own.total, own.weight),
     }
-    streams = found.streams(good, bad, 0.4)
-    assert len(streams) == 3, "a watched objective decides nothing"
-    assert all(sum(x.mean() for x in s.differences) > 0 for s in streams)
-    assert [len(s.differences) for s in streams] == [1, 2, 1]
-    assert streams[2].complete
 
 
 @pytest.mark.parametrize(
@@ -250,15 +284,24 @@ class TestPromotion:
 
     def test_what_is_clearly_worse_is_out_and_what_is_clearly_best_is_in(self) -> None:
         extension = Extension.of(scheme())
-        good, bad = model(7, skill=3.0), model(8, skill=-3.0)
-        worse = bad["text/perplexity"]
-        bad = {
-            **bad,
-            "text/perplexity": DocumentScores(worse.documents, 3 * worse.total, worse.weight),
-        }
+        good, bad = model(7, skill=3.0), with_text(model(8, skill=-3.0), 3.0)
+        good = with_text(good, 1.0)
         assert extension.standings([good, bad], 0.5) == ["in", "out"]
         assert extension.standings([good, good], 1.0) == ["open", "open"]
         assert extension.standings([good], 0.25) == ["in"]
+        assert extension.standings([], 0.25) == []
+
+    def test_two_that_differ_on_few_documents_stay_open_until_all_were_run(self) -> None:
+        found = build(OBJECTIVES[:1], {"math": POOLS["math"]}, PARENTS, 4, plan())
+        one = model(7)
+        own = one["math/acc"]
+        on_panel = int(found.selections["math"].positions[0])
+        total = own.total.copy()
+        total[on_panel] = 1 - total[on_panel]
+        other = {**one, "math/acc": DocumentScores(own.documents, total, own.weight)}
+        extension = Extension.of(found)
+        assert extension.standings([one, other], 0.25) == ["open", "open"]
+        assert sorted(extension.standings([one, other], 1.0)) == ["in", "out"]
 
     def test_candidates_that_trade_objectives_are_both_in(self) -> None:
         found = build(

@@ -159,3 +159,20 @@ def test_strata_are_never_empty() -> None:
     assert 0 in found.positions
     with pytest.raises(FitnessError, match=r"1 documents for 2 strata .* empty.*rare"):
         module.select(population, 1, params, np.random.default_rng(0))
+
+
+def test_a_lone_document_of_its_stratum_counts_with_its_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(200)
+    truth[:10] += 3.0
+    labels = ("rare",) * 10 + ("common",) * 190
+    module: Any = SELECTORS["stratified"]
+    gaps, variances = [], []
+    for seed in range(400):
+        population = Population(200, planted(2).references, labels)
+        found = module.select(population, 12, module.Params("kind"), np.random.default_rng(seed))
+        own = truth[found.positions]
+        gaps.append(float(found.design_weight @ own) - truth.mean())
+        variances.append(design_stderr(found, own - float(found.design_weight @ own)) ** 2)
+    # a variance of 400 draws is known to a fifth in three standard errors
+    assert np.mean(variances) > 0.8 * np.var(gaps)
