@@ -22,7 +22,7 @@ PANEL = "disagreement"
 RANK: Literal["value", "panel"] = "panel"
 REFERENCES = 2
 LINKS = LINKS_OF_ALL
-RIDGE = 2.0  # documents that the equal mixture of all references is worth
+RIDGE = 1.0  # documents that the equal mixture of all references, with no shift, is worth
 LEAST = 0.2  # of 1 - leverage: a single document does not decide how wide the interval is
 
 
@@ -41,7 +41,7 @@ def fit(setting: Setting, _params: Params) -> Fitted:
         return lambda sample: weighted_mean(sample, metric)
     answers: Floats = np.vstack([np.ones(known.shape[1]), known]).T  # (N, 1 + M)
     prior = np.r_[0.0, np.full(len(known), 1 / len(known))]
-    penalty = np.diag(np.r_[1e-6, np.full(len(known), RIDGE)])
+    penalty = RIDGE * np.eye(1 + len(known))
 
     def estimate(sample: Sample) -> Estimate:
         if not (sample.weight == 1).all():
