@@ -1,6 +1,6 @@
 """Searches on panels, with and without racing, against searches that score everything.
 
-python experiments/few_documents/racing.py [--runs FOLDER] [--seeds 0 1 2 3 4] [--only full greg16 ...]
+python experiments/few_documents/racing.py [--runs FOLDER] [--seeds 0 1 2 3 4] [--only full ...]
 
 Finished searches in FOLDER are read, the others run there (a minute or two each on one core).
 """
