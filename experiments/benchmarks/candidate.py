@@ -116,7 +116,7 @@ def random_experiment(folder: Path, size: str) -> dict[str, Any]:
     )
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
-    for name in ("base", "a", "b"):
+    for name in ("base", "a"):
         if name != "base":
             for parameter in model.parameters():
                 parameter.data += 0.002 * torch.randn_like(parameter)
@@ -127,7 +127,7 @@ def random_experiment(folder: Path, size: str) -> dict[str, Any]:
         for split in ("search", "report"):
             lines = [
                 {
-                    "question": " ".join(f"w{draw.randrange(4000)}" for _ in range(40)),
+                    "question": " ".join(f"w{draw.randrange(4000)}" for _ in range(16)),
                     "choices": [f"w{draw.randrange(4000)} w{i}" for i in range(4)],
                     "answer": draw.randrange(4),
                 }
@@ -140,7 +140,7 @@ def random_experiment(folder: Path, size: str) -> dict[str, Any]:
         "name": "random",
         "models": {
             "base": str(folder / "base"),
-            "experts": {n: str(folder / n) for n in "ab"},
+            "experts": {"a": str(folder / "a")},
             "dtype": "float32",
         },
         "search_space": {"method": "task_arithmetic", "genes": {"weight": {"per": ["expert"]}}},
