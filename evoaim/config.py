@@ -207,9 +207,8 @@ class Experiment:
         Raises:
             ConfigError: a line that is no comparison, or names no objective or model.
         """
-        lines = self.keep
         names = [o.name for o in self.objectives]
-        return tuple(parse(line, names, ["base", *self.models.experts]) for line in lines)
+        return tuple(parse(line, names, ["base", *self.models.experts]) for line in self.keep)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal experiment."""

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from evoaim.blueprint import Place
 from evoaim.engine import MergeEngine
+from evoaim.fitness_config import DISTANCE as METRIC
+from evoaim.fitness_config import WEIGHTS as TASK
 from evoaim.kernel import BASE
 from fitness.errors import FitnessError, ScoringError, unknown
 from fitness.scorers import check_panel, known_metric
 from fitness.types import DocumentScores, Metric, Panel, Scores, Split
 
-TASK = "weights"
-METRIC = "distance_to_base"
 DOCUMENT = (TASK,)  # the hash of the one document that there is, the same in both splits
 CHUNK = 1 << 18  # elements a thread: what is computed from them stays in its cache
 DEVICE_CHUNK = 1 << 24

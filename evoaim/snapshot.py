@@ -19,7 +19,7 @@ class Snapshot:
     parents_hypervolume: float
     best: Estimates  # per objective
     seconds: float  # of evaluation, earlier sessions included
-    documents: int  # run for candidates, a document counted once for every objective it serves
+    documents: int  # run for candidates; promotion, base and experts not counted
 
 
 class Progress(Protocol):

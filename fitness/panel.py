@@ -33,7 +33,18 @@ def random_panel(sizes: Mapping[str, int], documents: int | None, seed: int) -> 
                 f"task '{task}': {documents} documents asked for, {size} available; "
                 f"ask for at most {size}, or for all of them (documents: null)"
             )
-        name = int.from_bytes(hashlib.sha256(task.encode()).digest()[:8], "little")
-        drawn = np.random.default_rng([seed, name]).choice(size, documents, replace=False)
+        drawn = generator(seed, task).choice(size, documents, replace=False)
         chosen[task] = tuple(sorted(int(i) for i in drawn))
     return Panel(chosen)
+
+
+def generator(seed: int, task: str, stream: tuple[int, ...] = ()) -> np.random.Generator:
+    """The draws of one task: they depend on seed and name, whatever other tasks there are.
+
+    Args:
+        seed: of the experiment.
+        task: its name.
+        stream: tells several draws of one task apart.
+    """
+    name = int.from_bytes(hashlib.sha256(task.encode()).digest()[:8], "little")
+    return np.random.default_rng([seed, name, *stream])

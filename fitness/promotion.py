@@ -4,7 +4,6 @@ The panel counts as run in full; the other documents of a task come in one rando
 candidates, so that any first part of it is a simple random sample of them.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from fitness.estimators.sample_mean import mean
+from fitness.panel import generator
 from fitness.responses import sample
 from fitness.samples import Floats, Ints, Selection
 from fitness.scheme import Scheme
@@ -36,10 +36,8 @@ class Extension:
         """The extension of a scheme's panel; depends on the seed alone."""
         order = {}
         for task, pool in scheme.pools.items():
-            name = int.from_bytes(hashlib.sha256(task.encode()).digest()[:8], "little")
-            rng = np.random.default_rng([scheme.plan.seed, name, 1])
             rest = np.setdiff1d(np.arange(len(pool.positions)), scheme.selections[task].positions)
-            order[task] = rng.permutation(rest)
+            order[task] = generator(scheme.plan.seed, task, (1,)).permutation(rest)
         return cls(scheme, order)
 
     def panel(self, stage: float) -> Panel:

@@ -5,16 +5,14 @@ all candidates are compared on the same documents by the same rule. Only what a 
 estimators) is fitted again when promoted candidates have joined those models.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from fitness.errors import FitnessError
 from fitness.estimators import Fitted
 from fitness.estimators.sample_mean import mean
+from fitness.panel import generator
 from fitness.racing import documents
 from fitness.ranking import Ruler, ruler
 from fitness.responses import references, sample
@@ -255,10 +253,8 @@ def _count(task: str, size: int, plan: Plan) -> int:
 
 def _select(task: str, n: int, population: Population, plan: Plan) -> Selection:
     module, params = plan.selector
-    name = int.from_bytes(hashlib.sha256(task.encode()).digest()[:8], "little")
-    rng = np.random.default_rng([plan.seed, name])  # whatever other tasks there are
     try:
-        found: Selection = module.select(population, n, params, rng)
+        found: Selection = module.select(population, n, params, generator(plan.seed, task))
     except FitnessError as error:
         raise FitnessError(f"task '{task}': {error}") from None
     return found
