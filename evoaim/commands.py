@@ -162,6 +162,7 @@ def evaluate_command(model: str, path: Path, split: Split, overrides: Sequence[s
         if name not in known.values():
             data = experiment.to_dict()
             data["models"]["experts"] = {"evaluated": name}
+            data["keep"] = []  # may name the experts that are not loaded now
             experiment = Experiment.from_dict(data)
         evaluator = Evaluator.of(experiment)
         recipe = Recipe("linear", (Source(name, {"weight": 1.0}),))

@@ -180,6 +180,18 @@ def test_evaluate_agrees_with_the_run(
     assert f"{parents['b']['search']['two']['value']:.4f}" in out
 
 
+def test_evaluate_takes_a_model_that_the_experiment_does_not_name(
+    evoaim: Run, finished: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    file = write(tmp_path / "experiment.yaml", {**tiny, "keep": ["one >= 0.1 * b"]})
+    other = tmp_path / "copy"
+    shutil.copytree(tiny["models"]["experts"]["b"], other)
+    status, out, _ = evoaim("evaluate", other, "--experiment", file)
+    assert status == 0
+    parents = {p["name"]: p for p in json.loads((finished / "parents.json").read_text())}
+    assert f"{parents['b']['search']['one']['value']:.4f}" in out
+
+
 def test_validate_says_what_would_be_run(evoaim: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
     file = write(tmp_path / "experiment.yaml", tiny)
     status, out, _ = evoaim("validate", file)
