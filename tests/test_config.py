@@ -115,7 +115,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"fitness.racing": {"alpha": 0.7}}, r"fitness.racing.alpha: .*less than 0.5, got 0.7"),
     ({"fitness.promotion": {"share": 2}}, r"fitness.promotion.*share: .*less than or equal to 1"),
     ({"fitness.racing": {"look": [0.5]}}, r"fitness.racing.look: unknown key .*'looks'"),
-    ({"fitness.racing": "strict"}, r"fitness.racing: 'key: value' lines expected, or .*boolean"),
+    ({"fitness.racing": "strict"}, r"fitness.racing: 'key: value' lines .*or yes or no, got"),
     ({"fitness.promotion": {"shares": 1}}, r"fitness.promotion.shares: unknown key .*'share'"),
     ({"fitness.search_documents": "some"}, r"search_documents: .*integer.*'auto' or 'all', got"),
     ({"fitness.estimator": "greg"}, r"fitness.estimator: 'key: value' lines expected, got 'greg'"),
