@@ -1,51 +1,84 @@
 """Optimizers learn: they beat random search, avoid what fails and cross bad options."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import pytest
 from moocore import hypervolume
 from numpy.typing import NDArray
-from test_optimizers import CASES, CUBE, ROWS, build, drawn, drive, losses_of
+from test_optimizers import CASES, CUBE, MIXED, ROWS, build, drawn, drive, losses_of
 
 from evoaim.optimizers import Losses, Violations
-from search_spaces.genes import Choice, Genome
+from search_spaces.genes import Choice, Gene, Genome
 
 LEARNERS = [name for name, row in ROWS.items() if row.ahead is not None]
+SEEDS = range(10)
+
+
+def away(gene: Gene, genome: Genome) -> float:
+    """From the best value, 0.3 of a range or the first option; in [0, 0.7]."""
+    if gene.name not in genome:
+        return 0.35
+    value = genome[gene.name]
+    if isinstance(gene, Choice):
+        return 0.5 * (value != gene.options[0])
+    return abs(gene.encode(value) - 0.3)
+
+
+def front_of(genes: Sequence[Gene], power: float) -> Callable[[Sequence[Genome]], Losses]:
+    """Two losses after Zitzler, Deb and Thiele 2000; the last gene is the place on the front.
+
+    With a power of 1/2 the front is convex, with 2 concave.
+    """
+
+    def losses(genomes: Sequence[Genome]) -> Losses:
+        place = np.array([genes[-1].encode(genome[genes[-1].name]) for genome in genomes])
+        depth = 1 + 4 * np.array([np.mean([away(g, x) for g in genes[:-1]]) for x in genomes])
+        return np.column_stack([place, depth * (1 - (place / depth) ** power)])
+
+    return losses
+
+
+BRANCHED = (*MIXED, CUBE[0])
+PROBLEMS: dict[str, tuple[Sequence[Gene], Callable[[Sequence[Genome]], Losses]]] = {
+    "one objective": (CUBE, lambda genomes: losses_of(CUBE, genomes, 1)),
+    "convex front": (CUBE, front_of(CUBE, 0.5)),
+    "concave front, mixed genes": (BRANCHED, front_of(BRANCHED, 2)),
+}
+TASKS = [
+    (name, problem)
+    for name in LEARNERS
+    for problem in PROBLEMS
+    if (problem == "one objective") == (max(ROWS[name].objectives) == 1)
+]
 
 
 @cache
-def quality(name: str, n_objectives: int, seed: int, budget: int) -> float:
-    """Higher is better: hypervolume up to losses of 0.2, or minus the log of the best loss."""
-    proposer = build(name, n_objectives, CUBE, seed)
+def quality(name: str, problem: str, seed: int, budget: int) -> float:
+    """Higher is better: hypervolume, or minus the best loss."""
+    genes, losses_at = PROBLEMS[problem]
+    n_objectives = 1 if problem == "one objective" else 2
     table = np.empty((0, n_objectives))
+    proposer = build(name, n_objectives, genes, seed)
     while len(table) < budget:
-        genomes = proposer.ask()
-        losses = losses_of(CUBE, genomes, n_objectives)
+        losses = losses_at(proposer.ask())
         proposer.tell(losses)
         table = np.vstack([table, losses])
     if n_objectives == 1:
-        return -float(np.log(table[:budget].min()))
-    return float(hypervolume(table[:budget], ref=[0.2] * n_objectives))
+        return -float(table[:budget].min())
+    return float(hypervolume(table[:budget], ref=[1.1, 2.5]))
 
 
-@pytest.mark.parametrize(("name", "n_objectives"), [c for c in CASES if c[0] in LEARNERS])
-def test_beats_random_search(name: str, n_objectives: int) -> None:
-    """By a paired t-test over five seeds; an optimizer that learns nothing passes in 6% of cases.
-
-    Over 20 seeds the mean gain was 2.4 to 4.1 of its standard deviations, so t is expected at 5.4
-    or above and below 2, the false alarm, with 0.3% or less.
-    """
+@pytest.mark.parametrize(("name", "problem"), TASKS)
+def test_beats_random_search(name: str, problem: str) -> None:
+    """Ahead with 9 of 10 seeds or more, as what learns nothing is in 11 of 1024 cases, 0.011."""
     budget = ROWS[name].ahead or 0
-    gains = np.array(
-        [
-            quality(name, n_objectives, seed, budget)
-            - quality("random", n_objectives, seed, budget)
-            for seed in range(5)
-        ]
-    )
-    assert gains.mean() > 2 * gains.std(ddof=1) / np.sqrt(len(gains))
+    ahead = [
+        quality(name, problem, seed, budget) > quality("random", problem, seed, budget)
+        for seed in SEEDS
+    ]
+    assert sum(ahead) >= 9
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -61,8 +94,8 @@ def test_failures_are_avoided(name: str) -> None:
     n_asks = 96 // len(build(name, 1, CUBE).ask())
     asks = drive(build(name, 1, CUBE), n_asks, losses)
     late = [genome for ask in asks[n_asks // 2 :] for genome in ask]
-    # Over 12 seeds the three fail in 4 to 10% (at most 21%); blind draws stay below a quarter of
-    # 48 once in 2000 times.
+    # Over 12 seeds pymoo's fail in 0.05 to 0.07 (at most 0.15), differential evolution in 0.12, a
+    # swarm in 0.17 (once in 0.42); blind draws stay below a quarter of 48 once in 2000 times.
     assert np.mean(fails(late)) < 1 / 4
 
 
@@ -72,7 +105,8 @@ def test_the_bad_half_is_left(name: str, n_objectives: int, bad: str) -> None:
     """The half x0 < 1/2 has the best losses, but is infeasible, or fails where nothing is feasible.
 
     Blind draws reach 30 of the last 40 in the good half, the least that passes, once in 900 times.
-    Over 6 seeds the three have 35 to 40, and at most 5 when nobody tells them of the violations.
+    Over 8 seeds almost all have 32 to 40, a swarm 26 with one of them; those that are not told of
+    the violations have at most 5.
     """
 
     def depth(genomes: Sequence[Genome]) -> NDArray[np.float64]:
@@ -95,11 +129,11 @@ def test_the_bad_half_is_left(name: str, n_objectives: int, bad: str) -> None:
     assert np.sum(depth(late) <= 0) >= 30
 
 
-@pytest.mark.parametrize("name", ["ga", "nsga2"])
+@pytest.mark.parametrize("name", ["de", "ga", "mixed_ga", "moead", "nsga2", "pso"])
 def test_options_have_no_neighbours(name: str) -> None:
     """The last option is tried although a search that starts at the first finds all others bad.
 
-    Over 12 seeds it took 201 candidates at most; small steps on the unit interval took 550.
+    Over 12 seeds it took 224 candidates at most; small steps on the unit interval took 550.
     """
     genes = (Choice("option", tuple("abcdef")), *CUBE)
     first: list[Genome] = [{**genome, "option": "a"} for genome in drawn(genes, 0, 8)]

@@ -2,7 +2,8 @@
 
 A module declares `PAPER` (a string), `OBJECTIVES` ("one" or "many": how many it can handle; refused
 by `_check.check_objectives`), `Params` (a frozen dataclass: its options with defaults, bounds as
-`annotated_types` marks), and `build(genes, n_objectives, params, seed, initial) -> Proposer`.
+`annotated_types` marks), and `build(genes, n_objectives, params, seed, initial) -> Proposer`. One
+that learns from the scores of single documents also declares `DOCUMENTS = True`.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ Losses = NDArray[np.float64]
 # (n_asked,), by how much a candidate is infeasible; 0 or less: it is not. One that was raced out,
 # whose losses are estimates from few documents, has 1 or more.
 Violations = NDArray[np.float64]
+# (n_asked, n_documents), higher is better; NaN where a candidate was not run
+Documents = NDArray[np.float64]
 
 
 class Proposer(Protocol):
@@ -34,11 +37,17 @@ class Proposer(Protocol):
         twice; an empty list means that the optimizer finds no new ones and is finished.
         """
 
-    def tell(self, losses: Losses, violations: Violations | None = None) -> None:
+    def tell(
+        self,
+        losses: Losses,
+        violations: Violations | None = None,
+        documents: Documents | None = None,
+    ) -> None:
         """One row per genome of the last ask, in that order.
 
         Feasible candidates are preferred to infeasible ones, whatever the losses, these by their
-        violations (None: all are feasible), and all of them to failed ones.
+        violations (None: all are feasible), and all of them to failed ones. `documents` is None
+        unless the module declares `DOCUMENTS`; its columns are the same in every tell.
         """
 
 

@@ -7,7 +7,8 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.util.display.single import SingleObjectiveOutput
 
 from evoaim.optimizers import Proposer
-from evoaim.optimizers._pymoo import GeneticParams, PymooProposer, UnitCube, variation
+from evoaim.optimizers._cube import UnitCube
+from evoaim.optimizers._pymoo import GeneticParams, PymooProposer, variation
 from search_spaces.genes import Gene, Genome
 
 PAPER = "Holland 1975; operators: Deb and Agrawal 1995, Deb and Goyal 1996"

@@ -8,7 +8,8 @@ from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 from pymoo.util.display.multi import MultiObjectiveOutput
 
 from evoaim.optimizers import Proposer
-from evoaim.optimizers._pymoo import GeneticParams, PymooProposer, UnitCube, variation
+from evoaim.optimizers._cube import UnitCube
+from evoaim.optimizers._pymoo import GeneticParams, PymooProposer, variation
 from search_spaces.genes import Gene, Genome
 
 PAPER = "Deb et al. 2002, doi:10.1109/4235.996017"

@@ -8,7 +8,7 @@ from annotated_types import Ge
 from optuna.samplers import RandomSampler
 
 from evoaim.optimizers import Proposer
-from evoaim.optimizers._optuna import OptunaProposer
+from evoaim.optimizers._optuna import OptunaProposer, new_study
 from search_spaces.genes import Gene, Genome
 
 PAPER = "Bergstra and Bengio 2012, jmlr.org/papers/v13/bergstra12a.html"
@@ -31,4 +31,5 @@ def build(
 ) -> Proposer:
     """The proposer (see `evoaim.optimizers`)."""
     sampler = RandomSampler(seed=seed)
-    return OptunaProposer(genes, n_objectives, sampler, params.batch, seed, initial)
+    study = new_study(genes, n_objectives, sampler, initial)
+    return OptunaProposer(genes, genes, study, params.batch, 10, seed)

@@ -10,7 +10,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 
 from evoaim.optimizers import Proposer
-from evoaim.optimizers._optuna import OptunaProposer
+from evoaim.optimizers._optuna import OptunaProposer, new_study
 from search_spaces.genes import Gene, Genome
 
 PAPER = (
@@ -46,4 +46,5 @@ def build(
             group=any(gene.when is not None for gene in genes),
             constant_liar=params.batch > 1,  # spreads a batch out
         )
-    return OptunaProposer(genes, n_objectives, sampler, params.batch, seed, initial)
+    study = new_study(genes, n_objectives, sampler, initial)
+    return OptunaProposer(genes, genes, study, params.batch, 10, seed)
