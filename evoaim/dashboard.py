@@ -1,15 +1,21 @@
 """optuna-dashboard on a run's study, served to this machine only."""
 
 import webbrowser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count, takewhile
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import numpy as np
+import optuna
+
 from evoaim.errors import ConfigError
-from evoaim.ledger import Ledger, sqlite_url
+from evoaim.ledger import Ledger
 from evoaim.report.note import trial_note
+from evoaim.results import front_rows
 from evoaim.run_dir import RunDir
+from evoaim.storage_url import sqlite_url
 from search_spaces import strict_yaml
 
 if TYPE_CHECKING:
@@ -76,8 +82,51 @@ def _application(ledger: Ledger) -> "WSGIApplication":
             f"evoaim dashboard: the module '{error.name}' is not installed; "
             "it comes with the extra: pip install 'evoaim[dashboard]'"
         ) from None
-    application: WSGIApplication = wsgi(ledger.storage)
+    _hasten()
+    # it reads all trials for every page; this reads finished ones once
+    application: WSGIApplication = wsgi(optuna.storages.get_storage(ledger.storage))
     return application
+
+
+def _hasten() -> None:
+    """Let optuna-dashboard look notes and files up by their keys, and find fronts by arrays.
+
+    It goes through all attributes of the study for every trial, and compares all trials with each
+    other: minutes for thousands of them. The names are private to it; where they have changed, it
+    stays as slow as it is.
+    """
+    from optuna_dashboard import _app, _note, _serializer
+
+    search_files = getattr(_serializer, "list_trial_artifacts", None)
+    if not hasattr(_note, "get_note_from_system_attrs") or search_files is None:
+        return
+
+    def note(attributes: dict[str, Any], trial_id: int | None) -> dict[str, Any]:
+        version = int(attributes.get(_note.note_ver_key(trial_id), 0))
+        stem = _note.note_str_key_prefix(trial_id)
+        keys = takewhile(attributes.__contains__, (f"{stem}{i}" for i in count()))
+        return {"version": version, "body": "".join(attributes[k] for k in keys if version)}
+
+    def files(_study: dict[str, Any], own: dict[str, Any], trial: Any) -> Any:
+        # those among the study's attributes are of versions before there was evoaim
+        return search_files({}, own, trial)
+
+    def front(trials: Sequence[Any], directions: Sequence[Any]) -> list[Any]:
+        done = [t for t in trials if t.state.name == "COMPLETE"]
+        if not done:
+            return []
+        signs = [-1.0 if d.name == "MAXIMIZE" else 1.0 for d in directions]
+        rows = np.nan_to_num(np.array([t.values for t in done]) * signs)  # infinite ones, too
+        different, which = np.unique(rows, axis=0, return_inverse=True)
+        kept = set(front_rows(different))  # equal trials are all on it
+        return [t for t, i in zip(done, which.ravel(), strict=True) if int(i) in kept]
+
+    _note.get_note_from_system_attrs = note
+    if hasattr(_app, "get_pareto_front_trials"):
+        _app.get_pareto_front_trials = front
+    if not getattr(search_files, "quick", False):
+        files.quick = True  # type: ignore[attr-defined]
+        _serializer.list_trial_artifacts = files
 
 
 def _local(application: "WSGIApplication") -> "WSGIApplication":

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from evoaim.errors import ConfigError
+from evoaim.gene_importance import FEWEST, gene_importances
 from evoaim.report import findings, optimism, page, provenance, table, text, verdict
 from evoaim.report.figures import best_figure, volume_figure
-from evoaim.report.findings import Findings
-from evoaim.report.front_figure import front_figure, outside
+from evoaim.report.findings import Findings, drawn
+from evoaim.report.front_figure import background, front_figure, outside
 from evoaim.report.omega_figure import omega_figure
 from evoaim.results import Entry, Results
 from evoaim.run_dir import RunDir, write_text
@@ -36,11 +37,11 @@ def _content(run: RunDir) -> dict[str, Any]:
     """Everything that the page shows, by the names that its template uses."""
     results = Results.read(run)
     found = findings.find(results)
-    found = replace(found, front=tuple(_with_recipe(run, e) for e in found.front))
     manifest = provenance.manifest(run)
     seeds = manifest.get("seeds", 0)
     failed = {t.number: t.reason for t in results.trials if t.state == "failed"}
     one = len(found.objectives) == 1
+    listed = table.listed(found, found.front)
     return {
         "run": run.path,
         "name": results.experiment["name"],
@@ -58,9 +59,13 @@ def _content(run: RunDir) -> dict[str, Any]:
             "omega": omega_figure(found),
         },
         "outside": 0 if one else outside(found),
+        "drawn": len(drawn(found.trials, 1) if one else background(found)),
+        "others": len(found.trials if one else found.others),
         "columns": table.columns(found),
-        "front": table.rows(found, found.front),
-        "parents": table.rows(found, found.parents),
+        "front": table.rows(found, [_with_recipe(run, e) for e in listed]),
+        "parents": table.rows(found, table.listed(found, found.parents)),
+        "importances": gene_importances(found.objectives, results.trials),
+        "few": FEWEST,
         "failures": table.failures(failed),
         "running": sum(t.state == "running" for t in results.trials),
         "seconds": sum(t.seconds for t in results.trials),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
-from evoaim.report.findings import Findings, counted, progress
+from evoaim.report.findings import Findings, counted, drawn, progress
 from evoaim.report.labels import apart
 from evoaim.report.style import (
     FAINT,
@@ -77,7 +77,7 @@ def best_figure(found: Findings, seeds: int) -> Figure | None:
             "hoverinfo": "text",
             "hovertext": [hover(found, e) for e in kind],
         }
-        for name, kind, marker in kinds(found, found.trials)
+        for name, kind, marker in kinds(found, drawn(found.trials, 1))
     ]
     data.append(
         {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from evoaim.results import Entry, Estimates, Results, front_of, losses
 from fitness.types import Estimate, Objective, Split
 
 MAX_VOLUME_OBJECTIVES = 6  # an exact hypervolume takes time exponential in the objectives
+MAX_MARKS = 6000  # of candidates in one chart; a page with more is slow
 
 
 Level = Literal["report", "promoted", "search"]
@@ -37,24 +39,24 @@ class Findings:
         """The documents whose estimates count."""
         return "report" if self.rescored else "search"
 
-    @property
+    @cached_property
     def promoted(self) -> bool:
         """Whether the front was chosen by more search documents than a candidate runs."""
         return any(e.promoted is not None for e in self.front)
 
-    @property
+    @cached_property
     def apart(self) -> bool:
         """Whether candidates were compared by figures with a level of their own."""
         known = [e.search for e in (*self.parents, *self.trials)]
         return any(e[o.name].ranked != e[o.name].value for e in known for o in self.objectives)
 
-    @property
+    @cached_property
     def others(self) -> tuple[Entry, ...]:
         """Finished trials that are not on the front."""
         front = {e.trial for e in self.front}
         return tuple(e for e in self.trials if e.trial not in front)
 
-    @property
+    @cached_property
     def watched(self) -> tuple[str, ...]:
         """Names of what was measured, but not optimized."""
         names = (n for e in (*self.parents, *self.front, *self.trials) for n in e.search)
@@ -92,6 +94,15 @@ def find(results: Results) -> Findings:
         {t.number: t.violation for t in done if t.violation > 0},
         tuple(results.experiment.get("keep", ())),
     )
+
+
+def drawn(entries: Sequence[Entry], panels: int) -> Sequence[Entry]:
+    """Candidates that a chart of so many panels shows: all, or every second, every third and so on.
+
+    They are evenly spaced over the search, so that what is drawn looks like the whole.
+    """
+    most = MAX_MARKS // panels
+    return entries[:: max(1, math.ceil(len(entries) / most))]
 
 
 def counted(entry: Entry, split: Split) -> Estimates:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from evoaim.report.findings import Findings, chosen, counted
+from evoaim.report.findings import Findings, chosen, counted, drawn
 from evoaim.report.labels import place
 from evoaim.report.style import (
     FRONT,
@@ -73,6 +73,12 @@ def front_figure(found: Findings) -> Figure | None:
     return {"data": data, "layout": frame}
 
 
+def background(found: Findings) -> Sequence[Entry]:
+    """The candidates off the front that each panel shows."""
+    k = min(len(found.objectives), MAX_OBJECTIVES)
+    return drawn(found.others, k * (k - 1) // 2)
+
+
 def outside(found: Findings) -> int:
     """How many candidates lie outside the drawn ranges."""
     ranges = [(o.name, *_range(found, o)) for o in found.objectives[:MAX_OBJECTIVES]]
@@ -86,7 +92,7 @@ def _traces(
 ) -> list[Trace]:
     made = [
         _points(found, p, members, marker) | {"name": name, "legendrank": 4}
-        for name, members, marker in kinds(found, found.others)
+        for name, members, marker in kinds(found, background(found))
     ]
     for entries, color in ((found.front, FRONT), (found.parents, PARENT)):
         if found.rescored and entries:

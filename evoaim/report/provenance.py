@@ -1,12 +1,11 @@
 """How a run was made: its settings, versions, documents and what was held out."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evoaim.run_dir import RunDir, read_json, read_scores
-from fitness.types import Scores
+from evoaim.storage_url import redacted
 from search_spaces import strict_yaml
 
 
@@ -34,7 +33,7 @@ class Tally:
 def tally(run: RunDir, failed: int) -> Tally:
     """The counts of a run, from what it has stored."""
     found = sorted(run.responses("base", "search").parent.glob("*.json"))
-    total = sum(_total(read_scores(path) or {}) for path in found)
+    total = sum(_total(read_json(path)) for path in found)
     sizes = manifest(run).get("documents", {}).get("search", {})
     finalists = read_json(run.promoted)["promoted"] if run.promoted.is_file() else []
     return Tally(failed, len(finalists), len(found), total, len(found) * sum(sizes.values()))
@@ -53,7 +52,7 @@ def experiment_yaml(experiment: Mapping[str, Any]) -> str:
     """The experiment file, a password in its storage URL struck out."""
     data = dict(experiment)
     if isinstance(data.get("storage"), str):
-        data["storage"] = re.sub(r"(://[^:/@]*):.*@", r"\1:…@", data["storage"])
+        data["storage"] = redacted(data["storage"])
     return strict_yaml.dump(data)
 
 
@@ -74,12 +73,15 @@ def flat(data: Mapping[str, Any], stem: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def _total(scores: Scores) -> int:
-    """How many documents, one that serves several metrics of its task counted once."""
+def _total(scores: Mapping[str, Mapping[str, Any]]) -> int:
+    """How many documents, one that serves several metrics of its task counted once.
+
+    Of the file as it is: there are as many as candidates, and their numbers are not needed.
+    """
     most: dict[str, int] = {}
     for key, s in scores.items():
         task = key.rpartition("/")[0]
-        most[task] = max(most.get(task, 0), len(s.documents))
+        most[task] = max(most.get(task, 0), len(s["documents"]))
     return sum(most.values())
 
 

@@ -9,6 +9,8 @@ from evoaim.results import Entry, Estimates
 from fitness.types import Estimate
 from search_spaces import strict_yaml
 
+MAX_ROWS = 200  # each comes with its recipe
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,14 +41,24 @@ def columns(found: Findings) -> list[str]:
     return ["mean", *names] if _has_mean(found) else names
 
 
+def listed(found: Findings, entries: Sequence[Entry]) -> list[Entry]:
+    """The best mean (or else the best first objective) first, at most `MAX_ROWS`."""
+
+    def rank(e: Entry) -> float:
+        first = _quantities(found, counted(e, found.split))[0]
+        return _sign(found, 0) * (first.value if first else 0.0)
+
+    return sorted(entries, key=rank)[:MAX_ROWS]
+
+
 def rows(found: Findings, entries: Sequence[Entry]) -> list[Row]:
-    """One row an entry, the best mean (or else the best first objective) first."""
+    """One row an entry."""
     if not entries:
         return []
     kept = undominated(found)
     everyone = [_quantities(found, counted(e, found.split)) for e in (*found.front, *found.parents)]
     best = [_top(found, i, list(column)) for i, column in enumerate(zip(*everyone, strict=True))]
-    keyed = []
+    made = []
     for e in entries:
         now = _quantities(found, counted(e, found.split))
         below = _below(found, e)
@@ -67,9 +79,8 @@ def rows(found: Findings, entries: Sequence[Entry]) -> list[Row]:
         recipe = strict_yaml.dump(dict(merge)) if merge else ""
         dominated = e.trial is not None and e.name not in kept
         method = str(merge.get("merge_method", ""))
-        row = Row(e.name, tuple(below), cells, method, recipe, dominated)
-        keyed.append((_sign(found, 0) * (now[0].value if now[0] else 0.0), row))
-    return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
+        made.append(Row(e.name, tuple(below), cells, method, recipe, dominated))
+    return made
 
 
 def failures(reasons: Mapping[int, str]) -> list[tuple[str, list[int]]]:

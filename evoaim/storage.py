@@ -1,0 +1,167 @@
+"""Opens the storage that a study lies in: a SQLite file, a journal file or a database server."""
+
+import os
+import re
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import OptunaError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileOpenLock
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from evoaim.errors import ConfigError
+from evoaim.journal import open_journal
+from evoaim.records import PublicRecords, Records
+from evoaim.row_reading import read_quickly
+from evoaim.rows import RowRecords, tables
+from evoaim.storage_url import JOURNAL, SQLITE, redacted, storage_file
+
+FAILURES = (SQLAlchemyError, OptunaError, OSError)  # of a storage in use
+_EXTRAS = {"psycopg": "it comes with the extra: pip install 'evoaim[postgres]'"}
+_WAIT = 60  # seconds for another process's write to a SQLite file
+
+
+def open_storage(url: str) -> BaseStorage:
+    """An Optuna storage: `journal:///path` is a journal file, everything else a database URL.
+
+    `$NAME` and `${NAME}` stand for environment variables, so that no password lies in a file; in
+    the parts of a URL (user, password, host, database) their values are taken as they are.
+
+    SQLite writes ahead and syncs at checkpoints, so that a commit does not wait for the disk: a
+    killed process loses nothing, a power cut at most the last trials, which are evaluated again.
+
+    Raises:
+        ConfigError: the URL is none, its driver is not installed, or the storage cannot be opened.
+    """
+    try:
+        with quiet():
+            storage = _opened(url)
+        read_quickly(storage)
+        return storage
+    except ModuleNotFoundError as error:
+        raise _missing(url, error) from None
+    except ImportError as error:  # Optuna's, around the one that names the module
+        raise _missing(url, error.__cause__ or error) from None
+    except (*FAILURES, RuntimeError) as error:  # the latter: tables of another Optuna
+        reason = _reason(error)
+        raise ConfigError(f"storage: the study cannot be opened ({reason})") from error
+
+
+def records_of(storage: BaseStorage, study_id: int, url: str) -> Records:
+    """The quickest way to write a study of this storage."""
+    if isinstance(storage, JournalStorage):
+        return PublicRecords(storage, study_id, _FileLock(f"{storage_file(url)}.lease"))
+    found = tables(storage)
+    return RowRecords(storage, study_id, found) if found else PublicRecords(storage, study_id)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of a storage in use as errors that its user understands.
+
+    Raises:
+        ConfigError: the storage failed.
+    """
+    try:
+        yield
+    except FAILURES as error:
+        raise ConfigError(
+            f"storage: the study can no longer be read or written ({_reason(error)}); what is "
+            "recorded is kept, the same command goes on from there"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna without a log line a trial and without experimental warnings; restored afterwards."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+@dataclass(frozen=True)
+class _FileLock:
+    """A lock file that is removed when its owner has been gone for half a minute."""
+
+    path: str
+
+    def __enter__(self) -> None:
+        JournalFileOpenLock(self.path).acquire()
+
+    def __exit__(self, *_: object) -> None:
+        JournalFileOpenLock(self.path).release()
+
+
+def _opened(url: str) -> BaseStorage:
+    if url.startswith(JOURNAL):
+        path = os.path.expandvars(url.removeprefix(JOURNAL))
+        return open_journal(path)
+    if url.startswith(SQLITE):
+        options = {"connect_args": {"timeout": _WAIT}}
+        # braces are a format of Optuna's
+        plain = os.path.expandvars(url).replace("{", "{{").replace("}", "}}")
+        storage = RDBStorage(plain, engine_kwargs=options)
+        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        storage.engine.dispose()  # connections opened before
+        return storage
+    # a server may close a connection that has been idle for the length of a candidate
+    storage = RDBStorage(_server(url), engine_kwargs={"pool_pre_ping": True})
+    weakref.finalize(storage, storage.engine.dispose)
+    return storage
+
+
+def _server(url: str) -> str:
+    """The URL with its variables' values, percent-encoded, and with the driver of our extra."""
+    try:
+        parsed = _expanded(sqlalchemy.make_url(url))
+    except (ArgumentError, ValueError):
+        try:  # a variable may stand for several parts
+            parsed = sqlalchemy.make_url(os.path.expandvars(url))
+        except (ArgumentError, ValueError):
+            # without its cause, which may quote a part of the password
+            raise ConfigError(
+                f"storage: '{redacted(url)}' is no storage URL; allowed are sqlite:///path, "
+                "journal:///path and those of SQLAlchemy, such as postgresql://user@host/database"
+            ) from None
+    if parsed.drivername in ("postgresql", "postgres"):  # SQLAlchemy's default was another once
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed.render_as_string(hide_password=False).replace("{", "%7B").replace("}", "%7D")
+
+
+def _expanded(url: sqlalchemy.URL) -> sqlalchemy.URL:
+    def known(part: str | None) -> str | None:
+        return None if part is None else os.path.expandvars(part)
+
+    password = known(None if url.password is None else str(url.password))
+    user, host, database = map(known, (url.username, url.host, url.database))
+    return url.set(username=user, password=password, host=host, database=database)
+
+
+def _write_ahead(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _missing(url: str, error: BaseException) -> ConfigError:
+    module = getattr(error, "name", None) or str(error)
+    hint = _EXTRAS.get(module, "install it, or use another storage")
+    return ConfigError(f"storage: '{redacted(url)}' needs the module '{module}'; {hint}")
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the driver's own message, without the statement and its values."""
+    text = str(getattr(error, "orig", None) or error.__cause__ or error)
+    first = (text.strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:…@", first)
