@@ -1,25 +1,46 @@
 """What a run was made of: versions and content hashes, so that it can be repeated exactly."""
 
 import json
+import os
 import platform
+import shlex
+import sys
+from collections.abc import Mapping
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
+
+from evoaim.checkpoint import Weights
 from evoaim.errors import ConfigError
 from evoaim.evaluator import Evaluator
 from evoaim.run_dir import RunDir, read_json, write_json
+from evoaim.storage_url import redacted
 
 _PACKAGES = (
     "evoaim",
     "torch",
     "transformers",
+    "tokenizers",
     "safetensors",
+    "huggingface-hub",
     "lm-eval",
     "datasets",
+    "evaluate",
+    "accelerate",
     "pymoo",
+    "moocore",
     "optuna",
+    "cmaes",
+    "ray",
+    "vllm",
+    "numba",
     "numpy",
+    "scipy",
+    "scikit-learn",
 )
 
 
@@ -35,8 +56,13 @@ def check_manifest(run: RunDir, evaluator: Evaluator) -> None:
     hashes = {name: m.content_hash for name, m in evaluator.models().items()}
     versions = _versions()
     if not run.manifest.exists():
-        device = str(next(evaluator.engine.live.parameters()).device)
+        device = str(evaluator.engine.merger.device)
         data: dict[str, Any] = {"models": hashes, "versions": versions, "device": device}
+        data |= {"revisions": revisions(evaluator.models()), "command": command()}
+        data["machine"] = machine()
+        if evaluator.blocks:
+            text = [block.tolist() for block in evaluator.blocks]
+            data["calibration"] = _digest(text)  # of the tokens, not of the file
         data["seed"] = evaluator.experiment.seed
         data["seeds"] = len(evaluator.space.seeds())  # recipes that go first
         data["scored"] = _scored(evaluator)
@@ -92,12 +118,61 @@ def _scored(evaluator: Evaluator) -> dict[str, str]:
     return found
 
 
+def revisions(models: Mapping[str, Weights]) -> dict[str, str]:
+    """The commit of each model that came from the hub, by the model's name."""
+    # the hub's cache keeps them as models--OWNER--NAME/snapshots/COMMIT
+    folders = {name: model.folder.resolve() for name, model in models.items()}
+    return {n: f.name for n, f in folders.items() if f.parent.name == "snapshots"}
+
+
+def source_hash() -> str:
+    """A digest of this program's own files: a checkout's version number does not tell its state."""
+    root = Path(__file__).parents[1]
+    digest = sha256()
+    for package in ("evoaim", "fitness", "search_spaces"):
+        for file in sorted((root / package).rglob("*")):
+            if file.suffix in {".py", ".yaml", ".j2"}:
+                digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def command() -> str:
+    """The command line, passwords in URLs struck out."""
+    return shlex.join(map(redacted, sys.argv))
+
+
+def machine() -> dict[str, Any]:
+    """The hardware and what of the environment changes how it is used; never names or keys."""
+    settings = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
+    found: dict[str, Any] = {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "memory": psutil.virtual_memory().total,  # bytes
+        "environment": {name: os.environ[name] for name in settings if name in os.environ},
+    }
+    if torch.cuda.is_available():
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        found["cuda"] = str(torch.version.cuda or torch.version.hip)
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
 def _digest(data: Any) -> str:
     return sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "evoaim's files": source_hash()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
