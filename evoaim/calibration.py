@@ -70,13 +70,13 @@ def token_blocks(tokenizer: Any, texts: Sequence[str], block_size: int) -> list[
     return [blocks[i : i + n] for i in range(0, len(blocks), n)]
 
 
-def check_context(live: nn.Module, blocks: Sequence[Tensor]) -> None:
+def check_context(config: Any, blocks: Sequence[Tensor]) -> None:
     """Refuse blocks that are longer than the base's context.
 
     Raises:
         ConfigError: they are.
     """
-    context = getattr(live.config, "max_position_embeddings", None)
+    context = getattr(config, "max_position_embeddings", None)
     longest = max((block.shape[1] for block in blocks), default=0)
     if context is not None and longest > context:
         raise ConfigError(

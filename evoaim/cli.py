@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from evoaim.errors import USER_ERRORS, CandidateError, ConfigError
+from evoaim.errors import USER_ERRORS, CandidateError
 
 app = typer.Typer(
     help="Search for the best way to merge language models.",
@@ -34,16 +34,21 @@ def search(
         typer.Option(help="Where the run is kept (default: runs/NAME)."),
     ] = None,
     overrides: SetOption = None,
-    workers: Annotated[int, typer.Option(min=1, hidden=True)] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that score candidates; one a CUDA device.")
+    ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Score by --workers Ray actors: auto (a running cluster), local, or an address.",
+        ),
+    ] = None,
 ) -> None:
     """Run a search; the same command resumes it."""
     from evoaim.commands import run_search_command
 
-    if workers > 1:
-        raise ConfigError(
-            f"--workers {workers}: this version evaluates in one process; leave it out"
-        )
-    run_search_command(experiment, run_dir, overrides or [])
+    run_search_command(experiment, run_dir, overrides or [], workers, ray)
 
 
 @app.command()

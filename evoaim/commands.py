@@ -33,7 +33,9 @@ OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 
 
-def run_search_command(path: Path, run_dir: Path | None, overrides: Sequence[str]) -> None:
+def run_search_command(
+    path: Path, run_dir: Path | None, overrides: Sequence[str], workers: int, ray: str | None
+) -> None:
     """`evoaim search`."""
     from evoaim.progress import TerminalProgress
     from evoaim.report import write_report
@@ -46,7 +48,7 @@ def run_search_command(path: Path, run_dir: Path | None, overrides: Sequence[str
     again = " ".join(["evoaim", *sys.argv[1:]])
     try:
         with TerminalProgress(ERR) as progress:
-            results = run_search(experiment, folder, progress)
+            results = run_search(experiment, folder, progress, workers, ray)
     except KeyboardInterrupt:
         ERR.print(f"interrupted; everything finished is kept. Continue with: {again}", markup=False)
         raise

@@ -7,16 +7,19 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from evoaim.constraints import Constraint, parse
 from evoaim.errors import ConfigError
 from evoaim.fitness_config import FitnessConfig, ObjectiveConfig
+from evoaim.limits import Limits, Plateau
 from evoaim.optimizers._check import check_objectives
-from evoaim.plugins import explain, plugin
-from evoaim.registry import METHODS, OPTIMIZERS
+from evoaim.optimizers._schedule import Stage, stages
+from evoaim.plugins import explain
+from evoaim.registry import METHODS
+from evoaim.storage_url import check_url
 from search_spaces import strict_yaml
 from search_spaces.build import method_names, preset_names, read_preset
 from search_spaces.errors import SpaceError
@@ -89,11 +92,32 @@ class CalibrationConfig:
 
 
 @checked(frozen=True, config=_STRICT)
+class PlateauConfig:
+    """Stop when the front's hypervolume grew by no more than a share of itself in so many."""
+
+    candidates: Positive = 64
+    gain: Annotated[float, Ge(0), Lt(1)] = 0.001
+
+
+@checked(frozen=True, config=_STRICT)
 class BudgetConfig:
-    """When the search stops: after so many distinct candidates, or minutes of evaluating them."""
+    """When the search stops: after so many distinct candidates, minutes of evaluating, a plateau.
+
+    With several workers, as many of the minutes pass at once. `candidate_minutes` is how long a
+    worker may be at one candidate before it is taken for lost.
+    """
 
     candidates: Positive | None = None
     minutes: Annotated[float, Gt(0)] | None = None
+    plateau: PlateauConfig | None = None
+    candidate_minutes: Annotated[float, Gt(0)] | None = None
+
+    def limits(self, workers: int) -> Limits:
+        """As the search counts: seconds of all workers together."""
+        seconds = None if self.minutes is None else 60 * self.minutes * workers
+        p = self.plateau
+        plateau = None if p is None else Plateau(p.candidates, p.gain)
+        return Limits(self.candidates, seconds, plateau)
 
 
 @checked(frozen=True, config=_STRICT)
@@ -104,7 +128,7 @@ class Experiment:
     models: ModelsConfig
     search_space: SpaceConfig
     objectives: list[ObjectiveConfig]
-    optimizer: dict[str, Any]
+    optimizer: dict[str, Any] | list[dict[str, Any]]  # a block, or a schedule of them
     budget: BudgetConfig
     fitness: FitnessConfig = field(default_factory=FitnessConfig)
     calibration: CalibrationConfig | None = None
@@ -112,6 +136,7 @@ class Experiment:
     storage: str | None = None
     keep: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
+    warm_start: list[str] = field(default_factory=list)
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Experiment":
@@ -133,7 +158,7 @@ class Experiment:
             ConfigError: unknown key, wrong type, value out of range, duplicate names.
         """
         data = dict(data)
-        for key in ("keep", "responses"):  # one line needs no list
+        for key in ("keep", "responses", "warm_start"):  # one line needs no list
             if isinstance(data.get(key), str):
                 data[key] = [data[key]]
         try:
@@ -174,13 +199,15 @@ class Experiment:
         n_optimized = sum(o.goal != "watch" for o in self.objectives)
         if not n_optimized:
             raise ConfigError("objectives: all are watched; at least one to optimize expected")
-        if self.budget.candidates is None and self.budget.minutes is None:
-            raise ConfigError("budget: give candidates, minutes, or both")
+        if (self.budget.candidates, self.budget.minutes, self.budget.plateau) == (None,) * 3:
+            raise ConfigError("budget: give candidates, minutes or plateau, or several of them")
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"name: letters, digits, spaces, '_', '-' and '.' expected, got {self.name!r}"
             )
-        self.optimizer_plugin()
+        if self.storage is not None:
+            check_url(self.storage)
+        plan = self.stages()
         self.fitness.plan(self.seed)
         self.constraints()
         block = self.search_space.block()
@@ -191,15 +218,16 @@ class Experiment:
                 "calibration: the space searches AIM's omega, which needs calibration text; give "
                 "calibration: {data: FILE.jsonl}"
             )
-        check_objectives(self.optimizer["kind"], n_optimized)
+        for stage in plan:
+            check_objectives(stage.kind, n_optimized)
 
-    def optimizer_plugin(self) -> tuple[Any, Any]:
-        """The module and the checked parameters of the optimizer.
+    def stages(self) -> tuple[Stage, ...]:
+        """The optimizer, or the optimizers of the schedule, with their checked parameters.
 
         Raises:
             ConfigError: unknown kind or parameter, value of the wrong type or out of range.
         """
-        return plugin(self.optimizer, OPTIMIZERS, "optimizer")
+        return stages(self.optimizer)
 
     def constraints(self) -> tuple[Constraint, ...]:
         """What `keep` asks of every candidate.

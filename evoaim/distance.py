@@ -32,12 +32,12 @@ class DistanceToBase:
     count.
 
     Args:
-        live: the engine's live model.
+        live: gives the engine's live model.
         places: checkpoint key -> where it lies in the live model.
         base: checkpoint key -> the base's tensor, in the stored dtype.
     """
 
-    live: nn.Module
+    live: Callable[[], nn.Module]
     places: Mapping[str, Place]
     base: Callable[[str], Tensor]
     _norm: list[float] = field(default_factory=list, repr=False)  # of the base, once known
@@ -48,7 +48,7 @@ class DistanceToBase:
         merger = engine.merger
         # staged tensors come with those of all experts, which nobody asks for here
         read = merger.store.host if merger.placement.strategy == "pinned" else merger.store.tensor
-        return cls(engine.live, merger.blueprint.places, lambda key: read(BASE, key))
+        return cls(lambda: engine.live, merger.blueprint.places, lambda key: read(BASE, key))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class DistanceToBase:
         return {f"{TASK}/{METRIC}": DocumentScores(DOCUMENT[:n], total, np.ones(n))}
 
     def _distance(self, model: Any) -> float:
-        if model is not self.live:
+        if model is not self.live():
             raise ScoringError(
                 f"{METRIC} is not defined for a model that stacks other layers than the base's"
             )

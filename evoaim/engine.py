@@ -32,7 +32,8 @@ class MergeEngine:
     """Holds what every candidate needs; build it with `from_pretrained`."""
 
     merger: Merger
-    live: nn.Module
+    dtype: torch.dtype  # of the live model
+    _live: list[nn.Module] = field(default_factory=list, repr=False)  # at most one, once loaded
     _stacked: dict[tuple[int, ...], Stacked] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -59,12 +60,34 @@ class MergeEngine:
             ConfigError: a model is missing, refused, or does not fit the base, or there is not
                 enough memory.
         """
+        engine = cls.opened(base, experts, device, dtype, placement)
+        engine.live  # noqa: B018 (loaded now, so that a model that cannot be is refused here)
+        return engine if importance is None else engine.with_importance(importance)
+
+    @classmethod
+    def opened(
+        cls, base: str, experts: Mapping[str, str], device: str, dtype: str, placement: str
+    ) -> "MergeEngine":
+        """The same without loading the live model, which is then loaded where it is first used.
+
+        Raises:
+            ConfigError: as `from_pretrained`.
+        """
         if dtype not in DTYPES:
             raise ConfigError(f"dtype '{dtype}': one of {', '.join(DTYPES)} expected")
         merger = Merger.open(base, experts, device, placement, DTYPES[dtype])
-        if importance is not None:
-            merger = merger.with_importance(importance)
-        return cls(merger, load_live(merger.base, DTYPES[dtype], merger.device))
+        return cls(merger, DTYPES[dtype])
+
+    @property
+    def live(self) -> nn.Module:
+        """The live model: whatever was materialized last, at first the base.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        if not self._live:
+            self._live.append(load_live(self.base, self.dtype, self.merger.device))
+        return self._live[0]
 
     @property
     def base(self) -> Checkpoint:

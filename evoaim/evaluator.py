@@ -1,7 +1,7 @@
 """Genome -> recipe -> live model -> per-document scores -> estimates: the way of one candidate."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,9 +13,9 @@ from evoaim.engine import MergeEngine
 from evoaim.errors import CandidateError
 from evoaim.importance import Importance
 from evoaim.kernel import BASE
-from evoaim.live import load_tokenizer
+from evoaim.live import load_tokenizer, model_config
 from evoaim.methods import facts
-from evoaim.scoring import document_panels, open_objectives, open_scorers, pools
+from evoaim.scoring import Opening, alone, document_panels, open_objectives, open_scorers, pools
 from fitness.errors import ScoringError
 from fitness.objectives import estimate_objectives
 from fitness.responses import join
@@ -23,7 +23,7 @@ from fitness.scheme import Plan, Scheme, build, check
 from fitness.scorers import Scorers
 from fitness.types import Estimate, Objective, Panel, Scores, Split
 from search_spaces.build import Layout, build_space
-from search_spaces.recipe import Recipe, Source
+from search_spaces.recipe import Recipe
 from search_spaces.space import Models, SearchSpace
 
 Enough = Callable[[Scores], bool]
@@ -45,17 +45,20 @@ class Evaluator:
     objectives: tuple[Objective, ...]
     documents: Mapping[Split, Panel]  # that may be used
     blocks: tuple[torch.Tensor, ...]  # calibration tokens; () without calibration text
+    openings: list[Opening] = field(default_factory=list)  # to be done before the first score
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Evaluator":
-        """Load models, tasks and texts of an experiment; writes nothing.
+        """Open models, tasks and texts of an experiment; writes nothing.
+
+        The live model is loaded when something is first scored or measured.
 
         Raises:
             ConfigError, SpaceError, FitnessError: whatever in the experiment does not fit.
         """
         models = experiment.models
-        engine = MergeEngine.from_pretrained(
-            models.base, models.experts, models.device, models.dtype, None, models.placement
+        engine = MergeEngine.opened(
+            models.base, models.experts, models.device, models.dtype, models.placement
         )
         config = experiment.search_space
         space = replace(
@@ -69,7 +72,7 @@ class Evaluator:
             seed=experiment.seed,
         )
         tokenizer = load_tokenizer(engine.base)
-        scorer = open_scorers(experiment, engine, tokenizer)
+        scorer, openings = open_scorers(experiment, engine, tokenizer)
         objectives = open_objectives(experiment, scorer)
         blocks: list[torch.Tensor] = []
         if experiment.calibration is not None:
@@ -77,10 +80,22 @@ class Evaluator:
                 experiment.calibration.data, experiment.calibration.documents
             )
             blocks = calibration.token_blocks(tokenizer, text, experiment.calibration.block_size)
-            calibration.check_context(engine.live, blocks)
+            calibration.check_context(model_config(engine.base), blocks)
         informed.check_text([m.name for m in space.methods], blocks)
         documents = document_panels(experiment, scorer, objectives)
-        return cls(experiment, space, engine, scorer, objectives, documents, tuple(blocks))
+        return cls(
+            experiment, space, engine, scorer, objectives, documents, tuple(blocks), openings
+        )
+
+    @classmethod
+    def at_a_desk(cls, experiment: Experiment) -> "Evaluator":
+        """One that scores nothing itself: files are mapped, no device is used.
+
+        Raises:
+            ConfigError, SpaceError, FitnessError: as `of`.
+        """
+        models = replace(experiment.models, device="cpu", placement="mapped")
+        return replace(cls.of(replace(experiment, models=models)), experiment=experiment)
 
     def calibrated(self, measured: Path | None = None) -> "Evaluator":
         """The same with the base's importance: from a file, the cache, or measured now.
@@ -97,6 +112,18 @@ class Evaluator:
         else:
             importance = calibration.importance_of(self.engine.base, self.engine.live, self.blocks)
         return replace(self, engine=self.engine.with_importance(importance))
+
+    def ready(self, measured: Path, folder: Path) -> "Evaluator":
+        """The same with importance and statistics, from the files of a run or measured for them.
+
+        Args:
+            measured: the importance.
+            folder: the statistics.
+        """
+        ready = self.calibrated(measured)
+        if ready.engine.importance is not None and not measured.exists():
+            ready.engine.importance.save(measured)
+        return ready.informed(folder)
 
     def informed(self, folder: Path | None = None, like: Recipe | None = None) -> "Evaluator":
         """The same with the statistics on text that merge methods need: read, or measured now.
@@ -132,7 +159,7 @@ class Evaluator:
         """Base and experts as recipes, by name."""
         models = self.experiment.models
         named = {"base": models.base, **models.experts}
-        return {n: Recipe("linear", (Source(m, {"weight": 1.0}),)) for n, m in named.items()}
+        return {name: alone(model) for name, model in named.items()}
 
     def models(self) -> dict[str, Weights]:
         """Base and experts by name."""
@@ -182,6 +209,8 @@ class Evaluator:
         Raises:
             CandidateError: non-finite weights or answers, or out of memory at batch size 1.
         """
+        while self.openings:
+            self.openings.pop()()
         scores: Scores = {}
         try:
             with self.engine.materialize(recipe) as model:

@@ -1,5 +1,6 @@
 """The live model: a transformers module whose parameters are overwritten candidate by candidate."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -58,6 +59,34 @@ def load_live(model: str | Checkpoint, dtype: torch.dtype, device: torch.device)
     live.to(device).eval()
     live.requires_grad_(False)
     return live  # type: ignore[no-any-return]
+
+
+def model_config(checkpoint: Checkpoint) -> Any:
+    """The transformers configuration in the checkpoint's folder."""
+    from transformers import AutoConfig
+
+    with refusing(checkpoint), quiet():
+        return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+
+
+def import_classes(checkpoint: Checkpoint) -> None:
+    """Import what loading the model and its tokenizer will, which takes longer than loading."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = type(model_config(checkpoint))
+    for auto in (AutoTokenizer, AutoModelForCausalLM):
+        with suppress(AttributeError, KeyError, ValueError, ImportError):  # loading will say why
+            auto._model_mapping[config]  # noqa: B018
+
+
+def generation_config(checkpoint: Checkpoint) -> Any:
+    """How the model generates by its own account: what transformers gives it when it is loaded."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(checkpoint.folder)
+    except (OSError, TypeError):  # no such file, or one that says nothing
+        return GenerationConfig.from_model_config(model_config(checkpoint))
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:

@@ -61,6 +61,8 @@ def _keys(place: tuple[str | int, ...]) -> list[str]:
 def _text(problem: Any) -> str:
     if problem["type"] in ("dataclass_type", "dict_type"):
         return "'key: value' lines expected"
+    if problem["type"] == "list_type":
+        return "a list expected"
     if problem["type"].startswith("bool"):
         return "yes or no"
     text = str(problem["msg"])

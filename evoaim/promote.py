@@ -1,6 +1,6 @@
 """Promotion: the best candidates are scored on more documents, during a search and at its end."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -9,9 +9,11 @@ from evoaim.errors import CandidateError
 from evoaim.evaluator import Evaluator
 from evoaim.front import layered, nondominated, spread
 from evoaim.ledger import Trial
-from evoaim.parents import Parents, scored
+from evoaim.parents import Parents
 from evoaim.results import Estimates, front_of, losses
 from evoaim.run_dir import RunDir
+from evoaim.scored import Wanted, scored
+from evoaim.work import Workers
 from fitness.promotion import STAGES, Extension
 from fitness.scheme import Scheme
 from fitness.types import Objective, Panel, Scores
@@ -20,8 +22,11 @@ from fitness.types import Objective, Panel, Scores
 class Promoter:
     """Promotes during a search, so that estimators learn from candidates, too."""
 
-    def __init__(self, run: RunDir, evaluator: Evaluator, parents: Parents) -> None:
+    def __init__(
+        self, run: RunDir, evaluator: Evaluator, workers: Workers, parents: Parents
+    ) -> None:
         self._run, self._evaluator, self._parents = run, evaluator, parents
+        self._workers = workers
         self._settings = evaluator.experiment.fitness.promoted()
         self._learns = evaluator.plan().needs_references
         self._promoted: dict[int, Trial] = {}
@@ -53,9 +58,10 @@ class Promoter:
         if self._fitted < len(self._promoted):
             known = dict(self._parents.known)
             everything = self._evaluator.documents["search"]
-            for number, trial in self._promoted.items():
+            wanted = [self._wanted(trial, everything) for trial in self._promoted.values()]
+            for who, answer in scored(self._run, self._evaluator, self._workers, wanted).items():
                 with suppress(CandidateError):  # of a document beyond the panel: nothing is learnt
-                    known[f"trial_{number}"] = self._scored(trial, everything)
+                    known[who] = answer.given()
             self._scheme = self._parents.scheme.refitted(known, self._parents.n)
             self._fitted = len(self._promoted)
         return self._scheme
@@ -63,7 +69,9 @@ class Promoter:
     def scores(self, trial: Trial) -> Scores:
         """What a finished trial scored on (at least) its panel; run again if the files are gone."""
         if trial.number not in self._read:
-            self._read[trial.number] = self._scored(trial, self._parents.scheme.panel)
+            wanted = [self._wanted(trial, self._parents.scheme.panel)]
+            found = scored(self._run, self._evaluator, self._workers, wanted)
+            self._read[trial.number] = found[wanted[0].who].given()
         return self._read[trial.number]
 
     def keep(self, trials: Iterable[Trial]) -> None:
@@ -71,10 +79,9 @@ class Promoter:
         wanted = {t.number for t in trials}
         self._read = {n: s for n, s in self._read.items() if n in wanted}
 
-    def _scored(self, trial: Trial, panel: Panel) -> Scores:
+    def _wanted(self, trial: Trial, panel: Panel) -> Wanted:
         recipe = self._evaluator.space.decode(trial.genome)
-        who = f"trial_{trial.number}"
-        return scored(self._run, self._evaluator, who, "search", panel, recipe)
+        return Wanted(f"trial_{trial.number}", "search", panel, recipe)
 
 
 @dataclass(frozen=True)
@@ -87,13 +94,18 @@ class Finalist:
 
 
 def finalists(
-    run: RunDir, evaluator: Evaluator, parents: Parents, trials: Sequence[Trial]
+    run: RunDir,
+    evaluator: Evaluator,
+    workers: Workers,
+    parents: Parents,
+    trials: Sequence[Trial],
 ) -> list[Finalist]:
     """The front by as many documents as it takes to tell who belongs to it.
 
     Args:
         run: where scores are kept.
-        evaluator: runs what is missing.
+        evaluator: of the experiment.
+        workers: run what is missing.
         parents: what was known before the first candidate.
         trials: all of the search.
     """
@@ -108,7 +120,7 @@ def finalists(
     last: dict[int, Estimates] = {}
     open_ = {t.number: t for t in chosen}
     for stage in STAGES:
-        scores = _run_stage(run, evaluator, extension, stage, open_.values())
+        scores = _run_stage(run, evaluator, workers, extension.panel(stage), open_.values())
         open_ = {n: t for n, t in open_.items() if n in scores}
         last |= {n: extension.estimate(s, stage) for n, s in scores.items()}
         standing = extension.standings(list(scores.values()), stage)
@@ -122,20 +134,16 @@ def finalists(
 def _run_stage(
     run: RunDir,
     evaluator: Evaluator,
-    extension: Extension,
-    stage: float,
-    trials: Iterable[Trial],
+    workers: Workers,
+    panel: Panel,
+    trials: Collection[Trial],
 ) -> dict[int, Scores]:
     """Scores of the trials by number; without one that can no longer be evaluated."""
-    found = {}
-    for trial in trials:
-        recipe = evaluator.space.decode(trial.genome)
-        who, panel = f"trial_{trial.number}", extension.panel(stage)
-        try:
-            found[trial.number] = scored(run, evaluator, who, "search", panel, recipe)
-        except CandidateError:
-            continue
-    return found
+    numbers = {f"trial_{t.number}": t.number for t in trials}
+    recipes = [evaluator.space.decode(t.genome) for t in trials]
+    wanted = [Wanted(w, "search", panel, r) for w, r in zip(numbers, recipes, strict=True)]
+    found = scored(run, evaluator, workers, wanted)
+    return {numbers[who]: a.scores for who, a in found.items() if not a.reason}
 
 
 def _front(

@@ -19,7 +19,7 @@ class Race:
             rule: when a candidate is dropped; None: never.
             rivals: scores of front members, chosen before anything is known of the candidate.
         """
-        self._scheme, self._rule, self._rivals = scheme, rule, rivals
+        self._scheme, self._rule, self._rivals = scheme.comparing(), rule, rivals
         self._looks = iter(scheme.plan.looks)
         self.look = 0.0  # the share of the panel that was run
         self.beaten = False

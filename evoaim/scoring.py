@@ -1,6 +1,7 @@
 """What an experiment scores: its scorers, its objectives, and the documents that it may use."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from evoaim.config import Experiment
 from evoaim.distance import DistanceToBase
 from evoaim.engine import MergeEngine
 from evoaim.fitness_config import WEIGHTS
+from evoaim.live import generation_config
 from fitness.harness import Harness
 from fitness.objectives import ObjectiveSpec, resolve
 from fitness.panel import random_panel
@@ -17,10 +19,15 @@ from fitness.scheme import Pool
 from fitness.scorers import Scorer, Scorers
 from fitness.texts import KL, TextConfig, TextHarness
 from fitness.types import HarnessConfig, Objective, Panel, Split
+from search_spaces.recipe import Recipe, Source
+
+Opening = Callable[[], None]
 
 
-def open_scorers(experiment: Experiment, engine: MergeEngine, tokenizer: Any) -> Scorers:
-    """Scorers of all objectives; to be called while the live model holds the base's weights.
+def open_scorers(
+    experiment: Experiment, engine: MergeEngine, tokenizer: Any
+) -> tuple[Scorers, list[Opening]]:
+    """Scorers of all objectives, and what must be done before they score, which takes a model.
 
     Raises:
         FitnessError: a task or a text that cannot be scored.
@@ -29,6 +36,7 @@ def open_scorers(experiment: Experiment, engine: MergeEngine, tokenizer: Any) ->
     tasks = tuple(dict.fromkeys(t for o in objectives for t in o.tasks))
     texts = tuple(dict.fromkeys(o.text for o in objectives if o.text is not None))
     scorers: list[Scorer] = []
+    openings: list[Opening] = []
     if tasks:
         config = HarnessConfig(
             tasks=tasks,
@@ -41,19 +49,19 @@ def open_scorers(experiment: Experiment, engine: MergeEngine, tokenizer: Any) ->
             allow_unsafe_code=f.allow_unsafe_code,
             seed=experiment.seed,
         )
-        generation = getattr(engine.live, "generation_config", None)
+        generation = generation_config(engine.base)
         scorers.append(harness := Harness.load(config, tokenizer, generation))
         if f.backend == "vllm":
-            _serve(harness, experiment, engine)
+            openings.append(partial(_serve, harness, experiment, engine))
     if texts:
         size = 64 if f.batch_size == "auto" else f.batch_size
         scorers.append(
             read := TextHarness.load(TextConfig(texts, size, seed=experiment.seed), tokenizer)
         )
-        _refer(read, experiment, engine)
+        openings.append(partial(_refer, read, experiment, engine))
     if any(o.scored_on == (WEIGHTS,) for o in objectives):
         scorers.append(DistanceToBase.of(engine))
-    return Scorers(scorers)
+    return Scorers(scorers), openings
 
 
 def open_objectives(experiment: Experiment, scorer: Scorer) -> tuple[Objective, ...]:
@@ -107,6 +115,11 @@ def is_whole(experiment: Experiment, task: str) -> bool:
     return task == WEIGHTS or any(o.text == task for o in experiment.objectives)
 
 
+def alone(model: str) -> Recipe:
+    """The recipe that gives a model back."""
+    return Recipe("linear", (Source(model, {"weight": 1.0}),))
+
+
 def _serve(harness: Harness, experiment: Experiment, engine: MergeEngine) -> None:
     """Let an inference engine answer, which is given every candidate's weights."""
     from fitness._vllm import open_engine  # needs an extra
@@ -129,4 +142,5 @@ def _refer(texts: TextHarness, experiment: Experiment, engine: MergeEngine) -> N
     for split, of in sizes.items():
         own = {t: tuple(range(n)) for t, n in of.items() if t in files}
         if own:
-            texts.reference(engine.live, Panel(own), split)
+            with engine.materialize(alone(engine.base.name)) as base:
+                texts.reference(base, Panel(own), split)

@@ -1,31 +1,52 @@
 """A search from an experiment to its front: what happens before and after the loop."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from evoaim.ask_tell import Search
 from evoaim.config import Experiment
-from evoaim.errors import CandidateError
 from evoaim.evaluator import Evaluator
-from evoaim.ledger import Ledger, sqlite_url
+from evoaim.ledger import Ledger, Trial
 from evoaim.loop import Loop
 from evoaim.manifest import check_manifest, identity
-from evoaim.parents import Parents, ancestors, score_parents, scored
+from evoaim.optimizers._schedule import build_schedule
+from evoaim.parents import Parents, ancestors, score_parents
 from evoaim.promote import finalists
-from evoaim.results import Entry, Estimates, Results
+from evoaim.results import Entry, Estimates, Results, losses
 from evoaim.reuse import earlier_responses, kept_responses
 from evoaim.run_dir import RunDir, write_json
+from evoaim.scored import Wanted, scored
+from evoaim.storage_url import caution, sqlite_url
 from evoaim.snapshot import Progress, Silent, Snapshot
+from evoaim.warm_start import earlier_genomes, keep_genomes, kept_genomes
+from evoaim.work import Alone, Workers
+from search_spaces.genes import Genome
 
 __all__ = ["Progress", "Silent", "Snapshot", "run_search"]
 
 
 def run_search(
-    experiment: Experiment, run_dir: str | Path, progress: Progress | None = None
+    experiment: Experiment,
+    run_dir: str | Path,
+    progress: Progress | None = None,
+    workers: int = 1,
+    ray: str | None = None,
 ) -> Results:
     """Run a search, or resume the one in `run_dir`, to the end of its budget.
 
-    What was recorded is not evaluated again; a search killed at any point and resumed has the same
-    trials as an uninterrupted one. KeyboardInterrupt passes through, everything finished is kept.
+    What was recorded is not evaluated again; a search killed at any point and resumed, with any
+    number of workers, has the same trials as an uninterrupted one. KeyboardInterrupt passes
+    through, everything finished is kept.
+
+    Args:
+        experiment: what is searched.
+        run_dir: where everything is kept.
+        progress: is told how it goes.
+        workers: how many candidates are scored at the same time; 1: in this process, more: by as
+            many processes, which take the CUDA devices in turn.
+        ray: address of a Ray cluster whose actors do the work ("auto": the one that is running
+            here, "local": a new one on this machine); None: no Ray.
 
     Raises:
         ConfigError, SpaceError, FitnessError: the experiment, the models or the run directory are
@@ -35,73 +56,125 @@ def run_search(
     run = RunDir(Path(run_dir))
     run.check(experiment.to_dict())
     progress.stage("loading models and tasks")
-    evaluator = Evaluator.of(experiment)
-    optimized = tuple(o for o in evaluator.objectives if o.optimized)
-    module, params = experiment.optimizer_plugin()
-    seeds = evaluator.space.seeds()
-    proposer = module.build(evaluator.space.genes, len(optimized), params, experiment.seed, seeds)
-    reused = kept_responses(run) or earlier_responses(experiment, evaluator)
-    evaluator.check(len(reused.others))
-    with run.locked():
-        run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
-        with run.begun(experiment.to_dict()):
-            check_manifest(run, evaluator)
-            ledger = Ledger.open(
-                experiment.storage or sqlite_url(run.study),
-                experiment.name,
-                optimized,
-                evaluator.space.genes,
-                identity(evaluator),
-            )
-        progress.stage("measuring importance")
-        evaluator = evaluator.calibrated(run.importance)
-        if evaluator.engine.importance is not None and not run.importance.exists():
-            evaluator.engine.importance.save(run.importance)
-        evaluator = evaluator.informed(run.statistics)
-        progress.stage("scoring base and experts")
-        parents = score_parents(run, evaluator, reused)
-        if not run.parents.exists():
-            write_parents(run, evaluator, parents, {})
-        progress.stage("searching")
-        loop = Loop(run, evaluator, ledger, parents, progress)
-        loop.run(proposer)
-        _finish(run, evaluator, loop, parents, progress)
+    with hire(experiment, workers, ray) as hired:
+        evaluator = Evaluator.of(experiment) if hired is None else Evaluator.at_a_desk(experiment)
+        crew = hired or Alone(evaluator)
+        reused = kept_responses(run) or earlier_responses(experiment, evaluator)
+        warm = kept_genomes(run) or earlier_genomes(experiment, evaluator.space)
+        evaluator.check(len(reused.others))
+        with run.locked():
+            run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
+            with run.begun(experiment.to_dict()):
+                check_manifest(run, evaluator)
+                keep_genomes(run, warm)
+                url = experiment.storage or sqlite_url(run.study)
+                if text := caution(url):
+                    progress.stage(text)
+                ledger = Ledger.open(
+                    url,
+                    experiment.name,
+                    tuple(o for o in evaluator.objectives if o.optimized),
+                    evaluator.space.genes,
+                    identity(evaluator),
+                )
+            with ledger.held():
+                progress.stage("measuring importance")
+                crew.prepare(run)
+                progress.stage("scoring base and experts")
+                parents = score_parents(run, evaluator, crew, reused)
+                if not run.parents.exists():
+                    write_parents(run, evaluator, parents, {})
+                progress.stage("searching")
+                loop = Loop(run, evaluator, crew, parents, progress)
+                search = _search(experiment, evaluator, ledger, parents, loop, warm)
+                loop.run(search)
+                if not search.ended.startswith("the budget"):
+                    progress.stage(f"{search.ended}; {len(search.trials)} candidates in all")
+                _finish(run, evaluator, crew, parents, progress, ledger.trials())
     return Results.read(run)
 
 
+@contextmanager
+def hire(experiment: Experiment, workers: int, ray: str | None) -> Iterator[Workers | None]:
+    """Who does the work, let go at the end; None: this process. Others begin before it has loaded.
+
+    Raises:
+        ConfigError: they cannot be had.
+    """
+    if ray is not None:
+        from evoaim.ray_workers import RayWorkers  # needs an extra
+
+        crew: Workers = RayWorkers.start(experiment, workers, ray)
+    elif workers > 1:
+        from evoaim.processes import Processes
+
+        crew = Processes.start(experiment, workers)
+    else:
+        yield None
+        return
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+def _search(
+    experiment: Experiment,
+    evaluator: Evaluator,
+    ledger: Ledger,
+    parents: Parents,
+    watcher: Loop,
+    warm: Sequence[Genome],
+) -> Search:
+    """The search of an experiment: seeds first, then what earlier runs found."""
+    plan = experiment.stages()
+    initial = [*evaluator.space.seeds(), *warm]
+    proposer = build_schedule(
+        plan, evaluator.space.genes, len(ledger.objectives), experiment.seed, initial
+    )
+    points = losses(ledger.objectives, list(parents.estimates.values()))
+    limits = experiment.budget.limits(watcher.n)
+    return Search(proposer, ledger, limits, points, watcher, any(s.documents for s in plan))
+
+
 def _finish(
-    run: RunDir, evaluator: Evaluator, loop: Loop, parents: Parents, progress: Progress
+    run: RunDir,
+    evaluator: Evaluator,
+    workers: Workers,
+    parents: Parents,
+    progress: Progress,
+    trials: Sequence[Trial],
 ) -> None:
     """Promote, re-score front and parents on the report documents, write the JSON files."""
     if evaluator.experiment.fitness.promoted() is not None:
         progress.stage("scoring the best candidates on more search documents")
-    trials = loop.ledger.trials()
-    chosen = finalists(run, evaluator, parents, trials)
+    chosen = finalists(run, evaluator, workers, parents, trials)
     progress.stage("re-scoring the front on the report documents")
     everything = evaluator.documents["report"]
+    recipes = {f.trial.number: evaluator.space.decode(f.trial.genome) for f in chosen}
+    wanted = [Wanted(n, "report", everything, r) for n, r in evaluator.parents().items()]
+    wanted += [
+        Wanted(f"trial_{n}", "report", everything, recipes[n])
+        for n in (f.trial.number for f in chosen if f.kept)
+    ]
+    answers = scored(run, evaluator, workers, wanted)
     entries = []
     for finalist in chosen:
         trial, report = finalist.trial, None
-        recipe = evaluator.space.decode(trial.genome)
         if finalist.kept:
-            who = f"trial_{trial.number}"
-            try:
-                scores = scored(run, evaluator, who, "report", everything, recipe)
-            except CandidateError as error:
-                progress.stage(f"trial {trial.number} leaves the front: {error}")
+            answer = answers[f"trial_{trial.number}"]
+            if answer.reason:
+                progress.stage(f"trial {trial.number} leaves the front: {answer.reason}")
                 continue
-            report = evaluator.report(scores)
-        stored = evaluator.stored(recipe, str(run.path)).to_dict()
+            report = evaluator.report(answer.scores)
+        stored = evaluator.stored(recipes[trial.number], str(run.path)).to_dict()
         name = f"trial {trial.number}"
         entries.append(
             Entry(
                 name, trial.number, trial.genome, stored, trial.estimates, report, finalist.promoted
             )
         )
-    reports = {
-        name: evaluator.report(scored(run, evaluator, name, "report", everything))
-        for name in evaluator.parents()
-    }
+    reports = {n: evaluator.report(answers[n].given()) for n in evaluator.parents()}
     write_parents(run, evaluator, parents, reports)
     write_json(run.front, [e.to_dict() for e in entries if e.report is not None])
     promoted = [e.to_dict() for e in entries if e.promoted is not None]

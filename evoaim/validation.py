@@ -15,6 +15,7 @@ from evoaim.reuse import earlier_responses
 from evoaim.scoring import is_whole
 from fitness.objectives import contradictions
 from search_spaces.genes import Choice, Gene
+from search_spaces.hygiene import count_genomes, null_directions
 
 
 def describe(experiment: Experiment) -> Iterator[str]:
@@ -34,6 +35,7 @@ def describe(experiment: Experiment) -> Iterator[str]:
     for line, head in zip_longest(merger.placement.lines(), ["memory"], fillvalue=""):
         yield f"{head:<12}{line}"
     evaluator = Evaluator.of(experiment)
+    evaluator.engine.live  # noqa: B018 (whether it can be loaded)
     genes = evaluator.space.genes
     yield f"genes       {len(genes)}; {len(evaluator.space.seeds())} seed recipes go first"
     yield from (f"            {_gene(g)}" for g in genes)
@@ -53,6 +55,8 @@ def describe(experiment: Experiment) -> Iterator[str]:
     yield f"calibration {tokens} tokens" if tokens else "calibration none: AIM is not available"
     yield from _coverage(merger.blueprint) if tokens else ()
     yield from (f"warning     {text}" for text in contradictions(evaluator.objectives))
+    yield from (f"warning     null direction: {t}" for t in null_directions(evaluator.space))
+    yield from _exhausted(experiment, genes)
     yield from _cost(experiment, evaluator)
     yield "valid"
 
@@ -100,6 +104,14 @@ def _cost(experiment: Experiment, evaluator: Evaluator) -> Iterator[str]:
         f"            {what}: at most {count:,} document evaluations" for what, count in lines
     )
     yield f"            then {report} report documents for every front member, base and expert"
+
+
+def _exhausted(experiment: Experiment, genes: tuple[Gene, ...]) -> Iterator[str]:
+    """Whether the space is smaller than the budget."""
+    budget = experiment.budget.candidates
+    n = count_genomes(genes, budget - 1) if budget is not None else None
+    if n is not None:
+        yield f"warning     the space has {n} distinct genomes, budget.candidates {budget}"
 
 
 def _coverage(blueprint: Blueprint) -> Iterator[str]:

@@ -115,6 +115,11 @@ class Scheme:
         selection = self.selections[metric.task].first(self._seen(metric.task, look))
         return sample(scores, metric, self.pools[metric.task].documents, selection)
 
+    def comparing(self) -> "Scheme":
+        """The same without its estimators: all that comparing takes, fit to be sent elsewhere."""
+        plan = replace(self.plan, selector=(None, None), estimator=(None, None))
+        return replace(self, plan=plan, fitted={})
+
     def refitted(self, models: Mapping[str, Scores], parents: int) -> "Scheme":
         """The same panel and comparison, with estimators that know these fully scored models."""
         return replace(self, fitted=self._fit(models, parents))

@@ -33,7 +33,7 @@ def test_the_quickstart_is_valid_and_writes_back() -> None:
     experiment = Experiment.from_yaml(QUICKSTART)
     assert list(experiment.models.experts) == ["math", "italian", "japanese"]
     assert experiment.budget.candidates == 128
-    assert experiment.optimizer_plugin()[1].population == 16
+    assert experiment.stages()[0].params.population == 16
     assert experiment.fitness.plan(0).estimator[1].documents == 20
     resolved = experiment.to_dict()
     assert Experiment.from_dict(resolved) == experiment
@@ -54,34 +54,34 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"budget.candidate": 2}, r"budget.candidate: unknown key.*'candidates'"),
     ({"optimizer.popluation": 2}, r"optimizer: unknown parameter of nsga2 .*'population'"),
     ({"fitness.estimator.document": 2}, r"fitness.estimator: unknown parameter.*'documents'"),
-    ({"optimizer.kind": "nsga"}, r"optimizer.kind: unknown optimizer 'nsga'; did you mean 'nsga2'"),
+    ({"optimizer.kind": "tpes"}, r"optimizer.kind: unknown optimizer 'tpes'; did you mean 'tpe'"),
     ({"fitness.estimator.kind": "mean"}, r"fitness.estimator.kind: unknown estimator 'mean'"),
     ({"search_space.preset": "ties"}, r"unknown preset 'ties'; did you mean 'ties_aim'\?"),
     # missing
     ({"name": REMOVE}, r"name: is missing"),
     ({"models.base": REMOVE}, r"models.base: is missing"),
     ({"objectives.1.tasks": REMOVE}, r"objectives.italian.tasks: at least one task expected, or"),
-    ({"optimizer": {}}, r"optimizer.kind: one of ga, nsga2, random, tpe expected, got None"),
+    ({"optimizer": {}}, r"optimizer.kind: one of .*nsga2, .*expected, got None"),
     ({"search_space.preset": None}, r"exactly one of preset, path and method expected, got none"),
     ({"search_space.method": "ties"}, r"exactly one of .* got preset, method \(presets: bread"),
     ({"models.experts": {}}, r"models.experts: at least one expert expected, got none"),
     ({"objectives": []}, r"objectives: at least one expected, got none"),
     ({"objectives.0.tasks": []}, r"objectives.math.tasks: at least one task expected"),
-    ({"budget": {}}, r"budget: give candidates, minutes, or both"),
+    ({"budget": {}}, r"budget: give candidates, minutes or plateau"),
     ({"calibration": None}, r"calibration: the space searches AIM's omega"),
     # wrong type
     ({"models": 5}, r"models: 'key: value' lines expected, got 5"),
     ({"calibration": "x"}, r"calibration: 'key: value' lines expected, got 'x'"),
-    ({"objectives": 5}, r"objectives: input should be a valid list, got 5"),
+    ({"objectives": 5}, r"objectives: a list expected, got 5"),
     ({"objectives": ["math"]}, r"objectives.0: 'key: value' lines expected, got 'math'"),
-    ({"objectives.0.tasks": "t"}, r"objectives.0.tasks: input should be a valid list, got 't'"),
+    ({"objectives.0.tasks": "t"}, r"objectives.0.tasks: a list expected, got 't'"),
     ({"models.experts": ["a"]}, r"models.experts: 'key: value' lines expected"),
     ({"models.experts.math": 5}, r"models.experts.math: input should be a valid string, got 5"),
     ({"models.experts": {1: "x"}}, r"models.experts.1.*valid string, got 1"),
     ({"models": {1: 2, "base": "x", "experts": {"a": "y"}}}, r"models.1: keys should be strings"),
     ({"seed": "x"}, r"seed: input should be a valid integer.*got 'x'"),
     ({"seed": 1.5}, r"seed: input should be a valid integer.*got 1.5"),
-    ({"optimizer": "nsga2"}, r"optimizer: 'key: value' lines expected, got 'nsga2'"),
+    ({"optimizer": "nsga2"}, r"optimizer: 'key: value' lines expected, or a list expected, got 'nsga2'"),
     ({"optimizer.kind": ["ga"]}, r"optimizer.kind: one of .* expected, got \['ga'\]"),
     ({"optimizer.population": "x"}, r"optimizer.population: input should be a valid integer"),
     ({"search_space.genes": [1]}, r"search_space.genes: 'key: value' lines expected"),
@@ -134,7 +134,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objectives.0.name": "italian"}, r"objectives: names must be distinct and not empty"),
     ({"objectives.0.name": ""}, r"objectives: names must be distinct and not empty"),
     # optimizer and objectives
-    ({"optimizer": {"kind": "ga"}}, r"optimizer 'ga' handles one, got 2; take one of nsga2, "),
+    ({"optimizer": {"kind": "ga"}}, r"optimizer 'ga' handles one, got 2; take one of .*nsga2, "),
 ]
 
 

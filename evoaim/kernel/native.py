@@ -1,6 +1,7 @@
 """The kernel on the CPU: one compiled loop over chunks, spread over threads."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -51,6 +52,9 @@ def submit(
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "evoaim-kernel")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
 
 
 @cache
