@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed
-	$(PIP) -e '.[dashboard,test,dev,peers]'
+	$(PIP) -e '.[dashboard,test,dev,peers,postgres,ray]'
 	@touch $@
 
 zoo: setup       ## build the demo zoo (about two minutes)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evoaim.ask_tell import Search
     from evoaim.config import Experiment
     from evoaim.engine import MergeEngine
     from evoaim.importance import Importance, calibrate
@@ -20,10 +21,11 @@ _HOMES = {
     "Importance": "evoaim.importance",
     "MergeEngine": "evoaim.engine",
     "Recipe": "search_spaces.recipe",
+    "Search": "evoaim.ask_tell",
     "calibrate": "evoaim.importance",
     "run_search": "evoaim.search",
 }
-__all__ = ["Experiment", "Importance", "MergeEngine", "Recipe", "calibrate", "run_search"]
+__all__ = ["Experiment", "Importance", "MergeEngine", "Recipe", "Search", "calibrate", "run_search"]
 
 
 def __getattr__(name: str) -> Any:

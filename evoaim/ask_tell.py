@@ -20,13 +20,13 @@ from evoaim.optimizers import Proposer
 from evoaim.optimizers._schedule import build_schedule, stages
 from evoaim.results import losses
 from evoaim.standing import Standing
+from evoaim.storage_url import MEMORY, sqlite_url
 from evoaim.watcher import Unwatched, Watcher
 from fitness.types import Estimate, Goal, Objective
 from search_spaces.genes import Gene, Genome
 from search_spaces.space import SearchSpace
 
 PATIENCE = 50  # batches without a new candidate, after which the space counts as exhausted
-MEMORY = "sqlite:///:memory:"
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Search:
         self._batch: list[str] = []  # keys of the current batch
         self._queue: deque[Genome] = deque()  # of the current batch, not handed out
         self._open: set[int] = set()  # handed out, not told
+        self._rows: dict[int, NDArray[np.float64]] = {}  # by trial, where they were told
         self._number = 0  # of the next trial
         self._stale = 0
 
@@ -106,7 +107,7 @@ class Search:
         plan = stages(optimizer)
         proposer = build_schedule(plan, genes, len(objectives), seed, initial)
         url = MEMORY if study is None else str(study)
-        url = url if "://" in url else f"sqlite:///{url}"
+        url = url if "://" in url or url == MEMORY else sqlite_url(Path(url))
         told = [[g.__class__.__name__, repr(g)] for g in genes]
         identity = json.dumps(
             [told, dict(goals), [[s.kind, asdict(s.params), s.candidates] for s in plan], seed]
@@ -147,8 +148,19 @@ class Search:
             out.append(Candidate(number, genome))
         return out
 
-    def tell(self, candidate: Candidate, values: Mapping[str, float]) -> None:
+    def tell(
+        self,
+        candidate: Candidate,
+        values: Mapping[str, float],
+        documents: NDArray[np.float64] | None = None,
+    ) -> None:
         """The objectives of a candidate, in natural units; one that is not finite fails it.
+
+        Args:
+            candidate: that was asked for.
+            values: by objective.
+            documents: (n_documents,) scores on single documents, larger is better, for optimizers
+                that learn from them (`m2n2`); they are not recorded in the study.
 
         Raises:
             ConfigError: an objective has no value, or the candidate is not open.
@@ -161,6 +173,8 @@ class Search:
             return self.fail(candidate, f"objective '{bad[0]}' is not finite")
         seconds = time.perf_counter() - candidate._begin
         estimates = {n: Estimate(float(v), 0.0) for n, v in values.items()}
+        if documents is not None and self._learns_documents:
+            self._rows[candidate.number] = documents
         self.record(Trial(candidate.number, candidate.genome, "done", estimates, seconds))
 
     def fail(self, candidate: Candidate, reason: str) -> None:
@@ -253,11 +267,16 @@ class Search:
     def _documents(self, answers: Sequence[Trial]) -> NDArray[np.float64] | None:
         if not self._learns_documents:
             return None
-        rows = [self._watcher.documents(t) if t.state == "done" else np.empty(0) for t in answers]
+        rows = [self._row(t) for t in answers]
         width = max(map(len, rows))
         if width == 0:
             return None
         return np.array([row if len(row) else np.full(width, np.nan) for row in rows])
+
+    def _row(self, trial: Trial) -> NDArray[np.float64]:
+        if trial.number in self._rows:
+            return self._rows[trial.number]
+        return self._watcher.documents(trial) if trial.state == "done" else np.empty(0)
 
     def _spent(self) -> bool:
         limits = self._limits

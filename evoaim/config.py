@@ -52,6 +52,7 @@ class SpaceConfig:
     method: Any = None  # a name or a list of names
     genes: dict[str, Any] | None = None
     fixed: dict[str, Any] | None = None
+    encoding: str | None = None  # how optimizers see the genes: plain, or delta
     layer_groups: Positive = 1
     module_types: list[str] = field(default_factory=list)
 
@@ -77,6 +78,8 @@ class SpaceConfig:
             if not isinstance(given, dict):
                 raise ConfigError(f"{self.path}: {key}: 'name: ...' lines expected, got {given!r}")
             block[key] = {**given, **(own or {})}
+        if self.encoding is not None:
+            block["encoding"] = self.encoding
         fixed = set(block["fixed"]) - set(self.genes or {})
         block["genes"] = {k: v for k, v in block["genes"].items() if k not in fixed}
         return block

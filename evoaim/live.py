@@ -76,7 +76,7 @@ def import_classes(checkpoint: Checkpoint) -> None:
     config = type(model_config(checkpoint))
     for auto in (AutoTokenizer, AutoModelForCausalLM):
         with suppress(AttributeError, KeyError, ValueError, ImportError):  # loading will say why
-            auto._model_mapping[config]  # noqa: B018
+            auto._model_mapping[config]
 
 
 def generation_config(checkpoint: Checkpoint) -> Any:

@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,7 +44,7 @@ _PACKAGES = (
 )
 
 
-def check_manifest(run: RunDir, evaluator: Evaluator) -> None:
+def check_manifest(run: RunDir, evaluator: Evaluator, devices: Sequence[str]) -> None:
     """Write manifest.json, or check on resume that models, tasks and documents are the same.
 
     Other library versions are recorded under `resumed_with`; the replay itself notices whether
@@ -56,7 +56,7 @@ def check_manifest(run: RunDir, evaluator: Evaluator) -> None:
     hashes = {name: m.content_hash for name, m in evaluator.models().items()}
     versions = _versions()
     if not run.manifest.exists():
-        device = str(evaluator.engine.merger.device)
+        device = ", ".join(dict.fromkeys(devices))
         data: dict[str, Any] = {"models": hashes, "versions": versions, "device": device}
         data |= {"revisions": revisions(evaluator.models()), "command": command()}
         data["machine"] = machine()

@@ -1,5 +1,6 @@
 """Interchangeable parts as modules of a package: the file's name is the part's name."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,6 +35,9 @@ class Registry:
         Raises:
             ConfigError: there is no plugin of that name; the nearest one is offered.
         """
+        loaded = sys.modules.get(f"{self.package}.{name}")
+        if loaded is not None and not name.startswith("_"):
+            return loaded
         if name not in set(self):
             raise ConfigError(unknown(self.noun, name, self))
         return import_module(f"{self.package}.{name}")

@@ -17,8 +17,9 @@ from evoaim.results import Entry, Estimates, Results, losses
 from evoaim.reuse import earlier_responses, kept_responses
 from evoaim.run_dir import RunDir, write_json
 from evoaim.scored import Wanted, scored
-from evoaim.storage_url import caution, sqlite_url
+from evoaim.seed_weights import seed_weights
 from evoaim.snapshot import Progress, Silent, Snapshot
+from evoaim.storage_url import caution, sqlite_url
 from evoaim.warm_start import earlier_genomes, keep_genomes, kept_genomes
 from evoaim.work import Alone, Workers
 from search_spaces.genes import Genome
@@ -30,7 +31,7 @@ def run_search(
     experiment: Experiment,
     run_dir: str | Path,
     progress: Progress | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
     ray: str | None = None,
 ) -> Results:
     """Run a search, or resume the one in `run_dir`, to the end of its budget.
@@ -44,7 +45,7 @@ def run_search(
         run_dir: where everything is kept.
         progress: is told how it goes.
         workers: how many candidates are scored at the same time; 1: in this process, more: by as
-            many processes, which take the CUDA devices in turn.
+            many processes, which take the CUDA devices in turn. Or who scores them.
         ray: address of a Ray cluster whose actors do the work ("auto": the one that is running
             here, "local": a new one on this machine); None: no Ray.
 
@@ -58,14 +59,14 @@ def run_search(
     progress.stage("loading models and tasks")
     with hire(experiment, workers, ray) as hired:
         evaluator = Evaluator.of(experiment) if hired is None else Evaluator.at_a_desk(experiment)
-        crew = hired or Alone(evaluator)
+        crew: Workers = hired or Alone(evaluator)
         reused = kept_responses(run) or earlier_responses(experiment, evaluator)
         warm = kept_genomes(run) or earlier_genomes(experiment, evaluator.space)
         evaluator.check(len(reused.others))
         with run.locked():
             run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
             with run.begun(experiment.to_dict()):
-                check_manifest(run, evaluator)
+                check_manifest(run, evaluator, crew.devices)
                 keep_genomes(run, warm)
                 url = experiment.storage or sqlite_url(run.study)
                 if text := caution(url):
@@ -86,7 +87,8 @@ def run_search(
                     write_parents(run, evaluator, parents, {})
                 progress.stage("searching")
                 loop = Loop(run, evaluator, crew, parents, progress)
-                search = _search(experiment, evaluator, ledger, parents, loop, warm)
+                weights = seed_weights(run, evaluator, parents)
+                search = _search(evaluator, ledger, parents, loop, warm, weights)
                 loop.run(search)
                 if not search.ended.startswith("the budget"):
                     progress.stage(f"{search.ended}; {len(search.trials)} candidates in all")
@@ -95,16 +97,21 @@ def run_search(
 
 
 @contextmanager
-def hire(experiment: Experiment, workers: int, ray: str | None) -> Iterator[Workers | None]:
+def hire(
+    experiment: Experiment, workers: int | Workers, ray: str | None
+) -> Iterator[Workers | None]:
     """Who does the work, let go at the end; None: this process. Others begin before it has loaded.
 
     Raises:
         ConfigError: they cannot be had.
     """
-    if ray is not None:
+    crew: Workers
+    if not isinstance(workers, int):
+        crew = workers
+    elif ray is not None:
         from evoaim.ray_workers import RayWorkers  # needs an extra
 
-        crew: Workers = RayWorkers.start(experiment, workers, ray)
+        crew = RayWorkers.start(experiment, workers, ray)
     elif workers > 1:
         from evoaim.processes import Processes
 
@@ -119,16 +126,17 @@ def hire(experiment: Experiment, workers: int, ray: str | None) -> Iterator[Work
 
 
 def _search(
-    experiment: Experiment,
     evaluator: Evaluator,
     ledger: Ledger,
     parents: Parents,
     watcher: Loop,
     warm: Sequence[Genome],
+    weights: Sequence[Mapping[str, float]],
 ) -> Search:
     """The search of an experiment: seeds first, then what earlier runs found."""
+    experiment = evaluator.experiment
     plan = experiment.stages()
-    initial = [*evaluator.space.seeds(), *warm]
+    initial = [*evaluator.space.seeds(weights), *warm]
     proposer = build_schedule(
         plan, evaluator.space.genes, len(ledger.objectives), experiment.seed, initial
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from evoaim.evaluator import Evaluator
 from evoaim.parents import Parents
 from evoaim.results import Estimates
+from evoaim.run_dir import RunDir, read_json, write_json
 from fitness.types import Objective
 from search_spaces.space import SearchSpace
 
@@ -14,11 +15,19 @@ TEMPERATURE = 0.5  # of scores from 0 (worst) to 1 (best): the best weighs 7 tim
 Weights = dict[str, float]
 
 
+def seed_weights(run: RunDir, evaluator: Evaluator, parents: Parents) -> list[Weights]:
+    """`measured_weights` as the run has them: measured once, when it begins."""
+    kept = run.path / "seed_weights.json"
+    if not kept.exists():
+        write_json(kept, measured_weights(evaluator, parents))
+    found: list[Weights] = read_json(kept)
+    return found
+
+
 def measured_weights(evaluator: Evaluator, parents: Parents) -> list[Weights]:
     """MetaGPT's and LM-Cocktail's weights, each of sum 1, where the space gives experts weights.
 
-    They follow from models and from the recorded scores alone, so that a resumed search has them
-    again. The norms take one pass over all experts.
+    The norms take one pass over all experts.
     """
     if not _weighs(evaluator.space):
         return []

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.exceptions import OptunaError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileOpenLock
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -21,7 +21,7 @@ from evoaim.journal import open_journal
 from evoaim.records import PublicRecords, Records
 from evoaim.row_reading import read_quickly
 from evoaim.rows import RowRecords, tables
-from evoaim.storage_url import JOURNAL, SQLITE, redacted, storage_file
+from evoaim.storage_url import JOURNAL, MEMORY, SQLITE, redacted, storage_file
 
 FAILURES = (SQLAlchemyError, OptunaError, OSError)  # of a storage in use
 _EXTRAS = {"psycopg": "it comes with the extra: pip install 'evoaim[postgres]'"}
@@ -29,7 +29,7 @@ _WAIT = 60  # seconds for another process's write to a SQLite file
 
 
 def open_storage(url: str) -> BaseStorage:
-    """An Optuna storage: `journal:///path` is a journal file, everything else a database URL.
+    """An Optuna storage: a journal file (`journal:///path`), `memory:`, or a database by its URL.
 
     `$NAME` and `${NAME}` stand for environment variables, so that no password lies in a file; in
     the parts of a URL (user, password, host, database) their values are taken as they are.
@@ -105,6 +105,8 @@ class _FileLock:
 
 
 def _opened(url: str) -> BaseStorage:
+    if url == MEMORY:
+        return InMemoryStorage()
     if url.startswith(JOURNAL):
         path = os.path.expandvars(url.removeprefix(JOURNAL))
         return open_journal(path)

@@ -9,6 +9,7 @@ import psutil
 from evoaim.errors import ConfigError
 
 SQLITE, JOURNAL = "sqlite:///", "journal:///"
+MEMORY = "memory:"  # of this process, gone with it
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*):(.*)@")  # greedy: it may hold an @ itself
 _OPTION = re.compile(r"([?&]\w*passw\w*=)([^&]*)", re.IGNORECASE)

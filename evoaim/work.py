@@ -85,7 +85,8 @@ class Alone:
     def __init__(self, evaluator: Evaluator) -> None:
         """Load the live model, so that one that cannot be loaded is refused before anything."""
         evaluator.engine.live  # noqa: B018
-        self.devices = (str(evaluator.engine.merger.device),)
+        self.n = 1
+        self.devices: tuple[str, ...] = (str(evaluator.engine.merger.device),)
         self._evaluator = evaluator
         self._jobs: deque[tuple[int, Job]] = deque()
 

@@ -1,7 +1,7 @@
 """From the `search_space:` block of an experiment (or a preset file) to a SearchSpace."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -9,11 +9,12 @@ from search_spaces import strict_yaml
 from search_spaces.anatomy import Anatomy
 from search_spaces.errors import SpaceError, unknown
 from search_spaces.parameters import AIM_PARAMETERS, Parameter, Setting
-from search_spaces.space import MethodFacts, Models, Searched, SearchSpace
+from search_spaces.space import Encoding, MethodFacts, Models, Searched, SearchSpace, relative
 
 AXES = ("expert", "group", "module")
 _GENE_KEYS = {"low", "high", "log", "per", "options"}
-_SPACE_KEYS = {"method", "genes", "fixed"}
+_SPACE_KEYS = {"method", "genes", "fixed", "encoding"}
+_ENCODINGS: dict[str, Encoding] = {"plain": "plain", "delta": "delta"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def build_space(
 
     Args:
         block: `method`: a name or a list of names (then the method is a gene); `genes`: parameter
-            -> {low, high, log, options, per}, all optional; `fixed`: parameter -> value.
+            -> {low, high, log, options, per}, all optional; `fixed`: parameter -> value;
+            `encoding`: plain, or delta, with which optimizers move the cells of a parameter
+            together and apart from the first.
         layout: layer groups and module types that `per: [group, module]` refers to.
         facts: a method's declaration by name; raises for unknown names.
         models: base and experts.
@@ -65,6 +68,9 @@ def build_space(
     for key in block:
         if key not in _SPACE_KEYS:
             raise SpaceError(f"search_space: {unknown('key', key, _SPACE_KEYS)}")
+    encoding = block.get("encoding") or "plain"
+    if encoding not in _ENCODINGS:
+        raise SpaceError(f"search_space: {unknown('encoding', encoding, _ENCODINGS)}")
     methods = tuple(facts(n) for n in method_names(block))
     if not 1 <= layout.layer_groups <= anatomy.n_layers:
         raise SpaceError(
@@ -77,6 +83,7 @@ def build_space(
         raise SpaceError(f"search_space.module_types: listed twice in {list(layout.module_types)}")
     searched = _searched(block.get("genes"), methods)
     fixed = _fixed(block.get("fixed"), methods, {s.name for s in searched})
+    searched, fixed = _for_experts(len(models.experts), searched, fixed, methods)
     for m in methods:
         given = {s.name for s in searched} | set(fixed)
         missing = [p for p, d in m.parameters.items() if d.default is None and p not in given]
@@ -85,7 +92,14 @@ def build_space(
                 f"search_space: {m.name} needs '{missing[0]}'; put it under genes or fixed"
             )
     return SearchSpace(
-        methods, searched, fixed, models, anatomy, layout.layer_groups, layout.module_types
+        methods,
+        searched,
+        fixed,
+        models,
+        anatomy,
+        layout.layer_groups,
+        layout.module_types,
+        encoding=_ENCODINGS[encoding],
     )
 
 
@@ -195,3 +209,34 @@ def _fixed(fixed: Any, methods: Sequence[MethodFacts], searched: set[str]) -> di
             raise SpaceError(f"{where}: AIM parameters are genes, or left out")
         values[name] = _declared(name, methods, where)[0].check(where, value)
     return values
+
+
+def _for_experts(
+    n: int,
+    searched: tuple[Searched, ...],
+    fixed: dict[str, Setting],
+    methods: Sequence[MethodFacts],
+) -> tuple[tuple[Searched, ...], dict[str, Setting]]:
+    """What so many experts leave to search: a count of them ends at n, ratios need two.
+
+    Raises:
+        SpaceError: nothing.
+    """
+    left, settled = [], dict(fixed)
+    for s in searched:
+        users = [m for m in methods if s.name in m.parameters]
+        if any(m.parameters[s.name].experts for m in users):
+            s = replace(s, high=min(s.high, float(n)))
+        alone = n == 1 and bool(users)
+        if alone and all(relative(m, s.name, searched, fixed) for m in users):
+            settled[s.name] = 1.0
+        elif not s.options and s.low >= s.high:
+            settled[s.name] = s.high
+        else:
+            left.append(s)
+    if not left:
+        raise SpaceError(
+            "search_space: with a single expert, of which only ratios to others would matter, "
+            "nothing is left to search; give more experts, or search omega"
+        )
+    return tuple(left), settled

@@ -23,6 +23,8 @@ class Real:
     """A number in [low, high]; `log` searches its logarithm; values lie on multiples of `step`.
 
     Without a step, values are rounded to four significant digits, so that recipes stay readable.
+    Of genes with one `ratio` only the ratios matter: their genomes have the largest of them at 1.
+    With `near`, optimizers move the gene as its distance from the gene of that name.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Real:
     log: bool = False
     step: float | None = None
     when: When | None = None
+    ratio: str = ""
+    near: str = ""
 
     def __post_init__(self) -> None:
         _check_range(self.name, self.low, self.high)
@@ -117,7 +121,7 @@ Gene = Real | Whole | Choice
 
 
 def canonical(genes: Sequence[Gene], values: Mapping[str, Value]) -> dict[str, Value]:
-    """The genome of `values`: active genes only, in gene order, each snapped to its grid.
+    """The genome of `values`: active genes only, in gene order, snapped to grids, ratios scaled.
 
     Equal recipes thus have equal genomes. Conditions may only look at earlier genes.
 
@@ -131,6 +135,20 @@ def canonical(genes: Sequence[Gene], values: Mapping[str, Value]) -> dict[str, V
         if gene.name not in values:
             raise SpaceError(f"gene '{gene.name}' has no value")
         genome[gene.name] = gene.snap(values[gene.name])
+    return scaled(genes, genome)
+
+
+def scaled(genes: Sequence[Gene], genome: dict[str, Value]) -> dict[str, Value]:
+    """The genome with the largest magnitude of all genes of a `ratio` at 1; all zeros stay."""
+    tops: dict[str, float] = {}
+    for gene in genes:
+        if isinstance(gene, Real) and gene.ratio and gene.name in genome:
+            tops[gene.ratio] = max(tops.get(gene.ratio, 0.0), abs(float(genome[gene.name])))
+    if not set(tops.values()) - {0.0, 1.0}:
+        return genome
+    for gene in genes:
+        if isinstance(gene, Real) and (top := tops.get(gene.ratio)) and gene.name in genome:
+            genome[gene.name] = gene.snap(float(genome[gene.name]) / top)
     return genome
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from search_spaces.errors import SpaceError
 
 Setting = float | bool | str
+ALWAYS = "always"  # of `Parameter.relative`
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Parameter:
         switch: the parameter is true or false.
         choices: the parameter is one of these names; searched if asked, never by default.
         whole: the parameter is a whole number.
+        relative: while this switch of the method is on, only the ratios of the models' values
+            matter; "always": in any case; "": they matter themselves.
+        experts: the parameter counts experts: more than there are make no difference.
     """
 
     doc: str
@@ -39,6 +43,8 @@ class Parameter:
     switch: bool = False
     choices: tuple[str, ...] = ()
     whole: bool = False
+    relative: str = ""
+    experts: bool = False
 
     def check(self, name: str, value: Any) -> Setting:
         """`value`, if it is legal.

@@ -4,20 +4,23 @@ A *cell* is a block of consecutive layers (layer group) times a module type. Wha
 layers, or in none of the module types, is the cell `rest`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 from search_spaces.anatomy import Anatomy
 from search_spaces.genes import Choice, Gene, Genome, Real, Value, When, Whole, canonical
-from search_spaces.parameters import AIM_PARAMETERS, Parameter, Setting
+from search_spaces.parameters import AIM_PARAMETERS, ALWAYS, Parameter, Setting
 from search_spaces.recipe import Aim, Recipe, Source, Spec
+from search_spaces.seeds import seeds_of
 
 STEP = 1e-3  # grid of linear genes: readable recipes, and statistics that can be prepared
 REST = "rest"
 METHOD = "method"
 PAIR = "pair"
+Encoding = Literal["plain", "delta"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,28 @@ class Searched:
     options: tuple[Setting, ...] = ()  # of a choice; then low and high mean nothing
     whole: bool = False
 
-    def gene(self, name: str, method_gene: bool) -> Gene:
-        """The gene for one expert and cell."""
+    def gene(self, name: str, method_gene: bool, ratio: str = "") -> Gene:
+        """The gene for one expert and cell; see `Real` for `ratio`."""
         when = When(METHOD, self.methods) if method_gene and self.methods else None
         if self.options:
             return Choice(name, self.options, when)
         if self.whole:
             return Whole(name, round(self.low), round(self.high), when)
         fine = self.log and self.low < 10 * STEP  # too fine a range for the grid
-        return Real(name, self.low, self.high, self.log, None if fine else STEP, when)
+        return Real(name, self.low, self.high, self.log, None if fine else STEP, when, ratio)
+
+
+def relative(
+    method: MethodFacts, name: str, searched: Sequence[Searched], fixed: Mapping[str, Setting]
+) -> bool:
+    """Whether only the ratios of a parameter's values matter, as `Parameter.relative` has it."""
+    declared = method.parameters.get(name)
+    if declared is None or declared.relative in ("", ALWAYS):
+        return declared is not None and declared.relative == ALWAYS
+    switch = method.parameters.get(declared.relative)
+    if switch is None or any(s.name == declared.relative for s in searched):
+        return False
+    return bool(fixed.get(declared.relative, switch.default))
 
 
 @dataclass(frozen=True)
@@ -74,20 +90,27 @@ class SearchSpace:
     layer_groups: int
     module_types: tuple[str, ...]
     seed: int = 0
+    encoding: Encoding = "plain"  # delta: cells are moved together, and apart from the first
 
-    @property
+    @cached_property
     def genes(self) -> tuple[Gene, ...]:
         """All genes; conditions only look at earlier ones."""
         genes: list[Gene] = []
         if len(self.methods) > 1:
             genes.append(Choice(METHOD, tuple(m.name for m in self.methods)))
         pairwise = tuple(m.name for m in self.methods if m.max_experts == 1)
-        if pairwise and len(self._pairs) > 1:
+        if pairwise and len(self.pairs) > 1:
             when = When(METHOD, pairwise) if len(self.methods) > 1 else None
-            genes.append(Choice(PAIR, tuple(self._pairs), when))
+            genes.append(Choice(PAIR, tuple(self.pairs), when))
         for s in self.searched:
             many = len(self.methods) > 1
-            genes += [s.gene(name, many) for name in self._names(s)]
+            by_ratio = self._by_ratio(s)
+            for name in self.names(s):
+                gene = s.gene(name, many, _of_all(name) if by_ratio else "")
+                anchor = next(n for n in self.names(s) if _stem(n, s) == _stem(name, s))
+                if self.encoding == "delta" and isinstance(gene, Real) and anchor != name:
+                    gene = replace(gene, near=anchor)
+                genes.append(gene)
         return tuple(genes)
 
     def decode(self, genome: Genome) -> Recipe:
@@ -125,65 +148,27 @@ class SearchSpace:
             seed=self.seed,
         )
 
-    def seeds(self) -> tuple[Genome, ...]:
-        """Known recipes to start from: every expert, their mean, every method's published setting.
+    def seeds(self, weights: Sequence[Mapping[str, float]] = ()) -> tuple[Genome, ...]:
+        """Known recipes to start from, the most valuable first; see `search_spaces.seeds`.
 
-        Each with AIM off and, where omega is searched, at its published strength.
+        Args:
+            weights: expert -> weight, what models or scores say of the experts.
         """
-        first = self.methods[0]
-        starts = [self._alone(first, e) for e in self.models.experts]
-        starts += [self._mean(first), *(self._published(m) for m in self.methods)]
-        genomes: list[Genome] = []
-        for kind in ("identity", "published"):
-            for start in starts:
-                aim = {
-                    name: getattr(AIM_PARAMETERS[s.name], kind)
-                    for s in self.searched
-                    if s.name in AIM_PARAMETERS
-                    for name in self._names(s)
-                }
-                genome = canonical(self.genes, start | aim)
-                if genome not in genomes:
-                    genomes.append(genome)
-        return tuple(genomes)
+        return tuple(seeds_of(self, weights))
 
-    def _alone(self, method: MethodFacts, expert: str) -> dict[str, Value]:
-        """Values for all genes that give this expert back (up to rounding), AIM aside."""
-        pair = next(p for p, ends in self._pairs.items() if expert in ends)
-        values = self._values(method, "identity", pair)
-        for s in self.searched:
-            for name in self._names(s):
-                if s.name == "weight" and "expert" in s.per:
-                    values[name] = float(name.split(".")[1] == expert)
-                if s.name == "t":
-                    values[name] = float(self._pairs[pair][1] == expert)
-        return values
+    def _by_ratio(self, s: Searched) -> bool:
+        """Whether genes of all experts lose nothing when the largest of a cell is 1."""
+        users = [m for m in self.methods if s.name in m.parameters]
+        ranged = not s.log and s.high >= 1 and (s.low == 0 or s.low <= -1)
+        relative = all(self.is_relative(m, s.name) for m in users)
+        return ranged and relative and "expert" in s.per and bool(users)
 
-    def _mean(self, method: MethodFacts) -> dict[str, Value]:
-        """Values for all genes that weigh all experts equally."""
-        values = self._values(method, "identity", next(iter(self._pairs)))
-        for s in self.searched:
-            if s.name == "weight":
-                values |= dict.fromkeys(self._names(s), 1 / len(self.models.experts))
-        return values
-
-    def _published(self, method: MethodFacts) -> dict[str, Value]:
-        """Values for all genes as the method's paper recommends them."""
-        return self._values(method, "published", next(iter(self._pairs)))
-
-    def _values(self, method: MethodFacts, kind: str, pair: str) -> dict[str, Value]:
-        """One value per gene: the declaration's `kind`, else its default, else mid-range."""
-        values: dict[str, Value] = {METHOD: method.name, PAIR: pair}
-        for s in self.searched:
-            p = (AIM_PARAMETERS | dict(method.parameters)).get(s.name)
-            known = [getattr(p, kind), p.default] if p else []
-            middle: Value = s.options[0] if s.options else (s.low + s.high) / 2
-            fitting = (v for v in known if v is not None and (not s.options or v in s.options))
-            values |= dict.fromkeys(self._names(s), next(fitting, middle))
-        return values
+    def is_relative(self, method: MethodFacts, name: str) -> bool:
+        """Whether only the ratios of a parameter's values matter, not their common scale."""
+        return relative(method, name, self.searched, self.fixed)
 
     @property
-    def _pairs(self) -> dict[str, tuple[str, str]]:
+    def pairs(self) -> dict[str, tuple[str, str]]:
         """The pairs that a two-model method can interpolate between, by gene option."""
         experts = list(self.models.experts)
         if len(experts) == 1:
@@ -199,7 +184,7 @@ class SearchSpace:
     ) -> tuple[str, tuple[Source, ...]]:
         paths = self.models.experts
         if method.max_experts == 1:
-            first, second = self._pairs[str(values.get(PAIR, next(iter(self._pairs))))]
+            first, second = self.pairs[str(values.get(PAIR, next(iter(self.pairs))))]
             base = paths[first] if first else self.models.base
             return base, (Source(base), Source(paths[second], own[second]))
         return self.models.base, tuple(Source(paths[e], own[e]) for e in paths)
@@ -211,7 +196,7 @@ class SearchSpace:
         cells = tuple((g, t) for g in groups for t in types)
         return () if cells == ((None, None),) else cells
 
-    def _names(self, s: Searched) -> list[str]:
+    def names(self, s: Searched) -> list[str]:
         """Gene names of one searched parameter: name[.expert][.gK][.type] or name[.expert].rest."""
         experts = list(self.models.experts) if "expert" in s.per else [None]
         cells = [_cell_name(c) for c in self._cells(s)]
@@ -242,6 +227,17 @@ class SearchSpace:
 def _cell_name(cell: tuple[int | None, str | None]) -> str:
     group, module = cell
     return ".".join(p for p in (f"g{group}" if group is not None else "", module or "") if p)
+
+
+def _stem(name: str, s: Searched) -> str:
+    """A gene's name without its cell."""
+    return ".".join(name.split(".")[: 2 if "expert" in s.per else 1])
+
+
+def _of_all(name: str) -> str:
+    """A gene's name without its expert."""
+    stem, _, *cell = name.split(".")
+    return ".".join([stem, *cell])
 
 
 def _plain(value: Value) -> Setting:

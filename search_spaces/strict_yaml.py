@@ -126,13 +126,16 @@ def _too_large(where: str) -> SpaceError:
     return SpaceError(f"{where}: larger than {MAX_BYTES} bytes; is this a YAML config?")
 
 
+_FASTEST: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, if PyYAML has it
+
+
 def dump(data: dict[str, Any]) -> str:
     """YAML text of plain data, keys in their order, short lists on one line."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper without aliases (`parse` refuses them) and with number lists on one line."""
+class _Dumper(_FASTEST):  # type: ignore[misc]
+    """A safe dumper without aliases (`parse` refuses them) and with number lists on one line."""
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True

@@ -81,7 +81,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"models": {1: 2, "base": "x", "experts": {"a": "y"}}}, r"models.1: keys should be strings"),
     ({"seed": "x"}, r"seed: input should be a valid integer.*got 'x'"),
     ({"seed": 1.5}, r"seed: input should be a valid integer.*got 1.5"),
-    ({"optimizer": "nsga2"}, r"optimizer: 'key: value' lines expected, or a list expected, got 'nsga2'"),
+    ({"optimizer": "nsga2"}, r"optimizer: 'key: value' lines expected, or a list.*'nsga2'"),
     ({"optimizer.kind": ["ga"]}, r"optimizer.kind: one of .* expected, got \['ga'\]"),
     ({"optimizer.population": "x"}, r"optimizer.population: input should be a valid integer"),
     ({"search_space.genes": [1]}, r"search_space.genes: 'key: value' lines expected"),

@@ -5,19 +5,16 @@ from itertools import product
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoaim.engine import MergeEngine
 from evoaim.errors import ConfigError
-from evoaim.importance import Importance
 from evoaim.methods import facts
 from evoaim.plan import BASE, Planner
 from search_spaces.anatomy import Anatomy
 from search_spaces.build import Layout, build_space, preset_names, read_preset
 from search_spaces.errors import SpaceError
-from search_spaces.genes import Choice, Genome, Value, canonical
+from search_spaces.genes import Genome, Value, canonical
 from search_spaces.parameters import AIM_PARAMETERS
 from search_spaces.recipe import Recipe, scalars, value_at
 from search_spaces.space import Models, Searched, SearchSpace
@@ -148,59 +145,6 @@ def test_gene_names_are_a_contract() -> None:
     values: dict[str, Value] = dict.fromkeys([g.name for g in mixed.genes], 0.5)
     active = canonical(mixed.genes, values | {"method": "slerp"})
     assert list(active) == ["method", "t", "omega"]
-
-
-@pytest.mark.parametrize(("preset", "layout", "n"), CASES, ids=IDS)
-def test_seeds_are_distinct_members_with_aim_off_and_on(
-    preset: str, layout: Layout, n: int
-) -> None:
-    space = space_of(preset, layout, n)
-    seeds = space.seeds()
-    assert all(canonical(space.genes, s) == s for s in seeds)
-    assert len({str(s) for s in seeds}) == len(seeds)
-    strengths = [{v for k, v in s.items() if k.startswith("omega")} for s in seeds]
-    half = len(seeds) // 2
-    assert strengths == [{1.0}] * half + [{0.4}] * half
-    methods = [g.options for g in space.genes if isinstance(g, Choice) and g.name == "method"]
-    if methods:
-        assert {s["method"] for s in seeds} == set(methods[0])
-
-
-@pytest.fixture(scope="module")
-def engine(family: dict[str, str]) -> MergeEngine:
-    plain = MergeEngine.from_pretrained(family["base"], {n: family[n] for n in "abc"}, "cpu")
-    weights = dict(plain.live.named_parameters())
-    ones = Importance({k: torch.ones(v.shape[-1]) for k, v in weights.items() if "proj" in k})
-    return plain.with_importance(ones)
-
-
-# Flattened or truncated spectra are no expert's, whatever the weights.
-SPECTRAL = {"iso_c_aim", "tsv_m_aim"}
-
-
-@pytest.mark.parametrize("preset", sorted(set(preset_names()) - SPECTRAL))
-@pytest.mark.parametrize("n", [1, 3])
-def test_among_the_seeds_is_every_expert(engine: MergeEngine, preset: str, n: int) -> None:
-    experts = {e: engine.experts[e] for e in "abc"[:n]}
-    models = Models(engine.base.name, {e: c.name for e, c in experts.items()})
-    layout = Layout(2, ("attn", "mlp"))
-    space = build_space(read_preset(preset), layout, facts, models, engine.anatomy)
-    found = set()
-    for seed in space.seeds():
-        with engine.materialize(space.decode(seed)) as live:
-            merged = {k: v.clone() for k, v in live.named_parameters()}
-        for name, expert in experts.items():
-            if all(torch.allclose(v, expert.tensor(k), atol=1e-6) for k, v in merged.items()):
-                found.add(name)
-    assert found == set(experts)
-
-
-def test_the_mean_is_a_seed_and_published_settings_are() -> None:
-    seeds = space_of("ties_aim", Layout(), 2).seeds()
-    published = {"density.a": 0.2, "density.b": 0.2, "lambda": 1.0, "omega": 1.0}
-    mean = {"density.a": 1.0, "density.b": 1.0, "lambda": 1.0, "omega": 1.0}
-    assert {"weight.a": 1.0, "weight.b": 1.0, **published} in seeds
-    assert {"weight.a": 0.5, "weight.b": 0.5, **mean} in seeds
 
 
 def test_slerp_starts_at_one_expert_and_relaxes_to_the_base() -> None:

@@ -19,10 +19,16 @@ from evoaim.kernel import BASE, Mix, Term, update
 from evoaim.methods import Inputs
 from evoaim.methods._shared import weight
 from evoaim.statistics import TensorStatistics
+from search_spaces.parameters import ALWAYS
 
 WEIGHT = replace(weight(1.0), default=1.0)
 IMPORTANCE = replace(
-    WEIGHT, doc="weight c of the model's statistics", legal=(0.0, 1e9), search=(0.1, 10.0), log=True
+    WEIGHT,
+    doc="weight c of the model's statistics",
+    legal=(0.0, 1e9),
+    search=(0.1, 10.0),
+    log=True,
+    relative=ALWAYS,
 )
 
 

@@ -12,7 +12,13 @@ LAMBDA = Parameter(
 def weight(published: float) -> Parameter:
     """A model's weight w; the published value is the paper's."""
     return Parameter(
-        "weight w of the model", None, published, 1.0, search=(0.0, 1.5), per_model=True
+        "weight w of the model",
+        None,
+        published,
+        1.0,
+        search=(0.0, 1.5),
+        per_model=True,
+        relative="normalize",
     )
 
 

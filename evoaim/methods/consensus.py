@@ -37,6 +37,7 @@ PARAMETERS = {
         legal=(0.0, 1e6),
         search=(1.0, 3.0),
         whole=True,
+        experts=True,
     ),
     "lambda": LAMBDA,
 }

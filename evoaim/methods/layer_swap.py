@@ -14,7 +14,7 @@ are all zero count as equal.
 from evoaim.kernel import Mix
 from evoaim.methods import Inputs, combination
 from evoaim.statistics import TensorStatistics
-from search_spaces.parameters import Parameter
+from search_spaces.parameters import ALWAYS, Parameter
 
 PAPER = "arXiv:2410.01335"
 BASE = "none"
@@ -23,7 +23,7 @@ OUTSIDE = {"ends": 0.0, "middle": 1.0, "mean": 0.5}  # share of the middle
 
 
 def _weight(doc: str) -> Parameter:
-    return Parameter(doc, None, 1.0, 1.0, (0.0, 1e6), (0.0, 1.0), per_model=True)
+    return Parameter(doc, None, 1.0, 1.0, (0.0, 1e6), (0.0, 1.0), per_model=True, relative=ALWAYS)
 
 
 def _count(doc: str, published: float, most: float) -> Parameter:

@@ -12,6 +12,7 @@ weights are not normalised; weights that sum to zero are an error instead of inf
 """
 
 import math
+from dataclasses import replace
 
 from evoaim.errors import CandidateError
 from evoaim.kernel import Mix
@@ -25,7 +26,7 @@ PAPER = "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea"
 BASE = "optional"
 EXPERTS = (1, None)
 PARAMETERS = {
-    "weight": weight(1.0),
+    "weight": replace(weight(1.0), relative="normalize_weights"),
     "normalize_weights": Parameter("divide the weights by their sum", default=True, switch=True),
     "eps": Parameter(
         "length of the mean direction below which directions count as cancelling",

@@ -13,6 +13,7 @@ the formula divides by a vanishing sine, are interpolated linearly, not only exa
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,13 +23,13 @@ from evoaim.methods import Inputs
 from evoaim.methods._geometry import arc, arc_rows, directions, placed, placed_rows, row_gram
 from evoaim.methods._shared import weight
 from evoaim.statistics import TensorStatistics
-from search_spaces.parameters import Parameter
+from search_spaces.parameters import ALWAYS, Parameter
 
 PAPER = "doi:10.1145/325165.325242"
 BASE = "optional"
 EXPERTS = (2, 2)
 PARAMETERS = {
-    "weight": weight(0.5),
+    "weight": replace(weight(0.5), relative=ALWAYS),
     "nuslerp_flatten": Parameter(
         "one angle for the whole tensor instead of one a row or column", default=True, switch=True
     ),
