@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from evoaim.engine import MergeEngine
     from evoaim.importance import Importance, calibrate
     from evoaim.search import run_search
+    from evoaim.spaces import search_space
     from search_spaces.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -24,8 +25,18 @@ _HOMES = {
     "Search": "evoaim.ask_tell",
     "calibrate": "evoaim.importance",
     "run_search": "evoaim.search",
+    "search_space": "evoaim.spaces",
 }
-__all__ = ["Experiment", "Importance", "MergeEngine", "Recipe", "Search", "calibrate", "run_search"]
+__all__ = [
+    "Experiment",
+    "Importance",
+    "MergeEngine",
+    "Recipe",
+    "Search",
+    "calibrate",
+    "run_search",
+    "search_space",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -133,6 +133,11 @@ class Search:
         """The non-dominated feasible trials, in the order they were found."""
         return self.standing.front
 
+    @property
+    def batch_size(self) -> int:
+        """How many candidates the optimizer has proposed together."""
+        return len(self._batch)
+
     def ask(self, n: int | None = None) -> list[Candidate]:
         """Up to `n` candidates of the current batch; None: all that are left of it.
 

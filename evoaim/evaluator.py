@@ -14,17 +14,16 @@ from evoaim.errors import CandidateError
 from evoaim.importance import Importance
 from evoaim.kernel import BASE
 from evoaim.live import load_tokenizer, model_config
-from evoaim.methods import facts
 from evoaim.scoring import Opening, alone, document_panels, open_objectives, open_scorers, pools
+from evoaim.spaces import space_of
 from fitness.errors import ScoringError
 from fitness.objectives import estimate_objectives
 from fitness.responses import join
 from fitness.scheme import Plan, Scheme, build, check
 from fitness.scorers import Scorers
 from fitness.types import Estimate, Objective, Panel, Scores, Split
-from search_spaces.build import Layout, build_space
 from search_spaces.recipe import Recipe
-from search_spaces.space import Models, SearchSpace
+from search_spaces.space import SearchSpace
 
 Enough = Callable[[Scores], bool]
 
@@ -60,17 +59,7 @@ class Evaluator:
         engine = MergeEngine.opened(
             models.base, models.experts, models.device, models.dtype, models.placement
         )
-        config = experiment.search_space
-        space = replace(
-            build_space(
-                config.block(),
-                Layout(config.layer_groups, tuple(config.module_types)),
-                facts,
-                Models(models.base, models.experts),
-                engine.anatomy,
-            ),
-            seed=experiment.seed,
-        )
+        space = space_of(engine, experiment.search_space, experiment.seed)
         tokenizer = load_tokenizer(engine.base)
         scorer, openings = open_scorers(experiment, engine, tokenizer)
         objectives = open_objectives(experiment, scorer)

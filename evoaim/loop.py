@@ -48,6 +48,11 @@ class Loop:
     def run(self, search: Search) -> None:
         """Until the search has ended."""
         open_: dict[int, tuple[Candidate, Scheme]] = {}
+        if not search.done and search.batch_size < self.n:
+            self._progress.stage(
+                f"the optimizer asks for {search.batch_size} candidates at a time: "
+                f"{self.n - search.batch_size} of {self.n} workers wait (see population or batch)"
+            )
         while not search.done:
             for candidate in search.ask(self._workers.n - len(open_)):
                 scheme = self._promoter.scheme()

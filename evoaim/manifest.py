@@ -64,7 +64,6 @@ def check_manifest(run: RunDir, evaluator: Evaluator, devices: Sequence[str]) ->
             text = [block.tolist() for block in evaluator.blocks]
             data["calibration"] = _digest(text)  # of the tokens, not of the file
         data["seed"] = evaluator.experiment.seed
-        data["seeds"] = len(evaluator.space.seeds())  # recipes that go first
         data["scored"] = _scored(evaluator)
         data["documents"] = {
             split: {task: len(ids) for task, ids in panel.documents.items()}
@@ -88,6 +87,13 @@ def check_manifest(run: RunDir, evaluator: Evaluator, devices: Sequence[str]) ->
         )
     if versions != known["versions"]:
         write_json(run.manifest, {**known, "resumed_with": versions})
+
+
+def count_seeds(run: RunDir, n: int) -> None:
+    """Note how many recipes go first, which is known when base and experts are scored."""
+    known = read_json(run.manifest)
+    if known.get("seeds") != n:
+        write_json(run.manifest, {**known, "seeds": n})
 
 
 def identity(evaluator: Evaluator) -> str:

@@ -9,7 +9,7 @@ from evoaim.config import Experiment
 from evoaim.evaluator import Evaluator
 from evoaim.ledger import Ledger, Trial
 from evoaim.loop import Loop
-from evoaim.manifest import check_manifest, identity
+from evoaim.manifest import check_manifest, count_seeds, identity
 from evoaim.optimizers._schedule import build_schedule
 from evoaim.parents import Parents, ancestors, score_parents
 from evoaim.promote import finalists
@@ -60,6 +60,8 @@ def run_search(
     with hire(experiment, workers, ray) as hired:
         evaluator = Evaluator.of(experiment) if hired is None else Evaluator.at_a_desk(experiment)
         crew: Workers = hired or Alone(evaluator)
+        if crew.n > 1:
+            progress.stage(f"{crew.n} workers: {', '.join(crew.devices)}")
         reused = kept_responses(run) or earlier_responses(experiment, evaluator)
         warm = kept_genomes(run) or earlier_genomes(experiment, evaluator.space)
         evaluator.check(len(reused.others))
@@ -88,7 +90,7 @@ def run_search(
                 progress.stage("searching")
                 loop = Loop(run, evaluator, crew, parents, progress)
                 weights = seed_weights(run, evaluator, parents)
-                search = _search(evaluator, ledger, parents, loop, warm, weights)
+                search = _search(run, evaluator, ledger, parents, loop, warm, weights)
                 loop.run(search)
                 if not search.ended.startswith("the budget"):
                     progress.stage(f"{search.ended}; {len(search.trials)} candidates in all")
@@ -126,6 +128,7 @@ def hire(
 
 
 def _search(
+    run: RunDir,
     evaluator: Evaluator,
     ledger: Ledger,
     parents: Parents,
@@ -136,7 +139,9 @@ def _search(
     """The search of an experiment: seeds first, then what earlier runs found."""
     experiment = evaluator.experiment
     plan = experiment.stages()
-    initial = [*evaluator.space.seeds(weights), *warm]
+    seeds = evaluator.space.seeds(weights)
+    count_seeds(run, len(seeds))
+    initial = [*seeds, *warm]
     proposer = build_schedule(
         plan, evaluator.space.genes, len(ledger.objectives), experiment.seed, initial
     )

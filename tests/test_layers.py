@@ -30,7 +30,8 @@ HOMES = {
     "transformers": r"evoaim/.*|fitness/(harness|texts|_\w+)\.py",
     "lm_eval": r"fitness/(harness|texts|_\w+)\.py",
     "pymoo": r"evoaim/(optimizers/\w+|ledger)\.py",
-    "optuna": r"evoaim/(optimizers/\w+|dashboard|gene_imp\w+|journal|ledger|rec\w+|row\w+|storage)\.py",
+    "optuna": r"evoaim/(optimizers/\w+|dashboard|gene_importance|journal)\.py|"
+    r"evoaim/(ledger|records|row\w+|storage)\.py",
     "sqlalchemy": r"evoaim/(row\w+|storage)\.py",
     "optuna_dashboard": r"evoaim/(ledger|dashboard)\.py",
 }
