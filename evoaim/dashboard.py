@@ -11,9 +11,9 @@ import numpy as np
 import optuna
 
 from evoaim.errors import ConfigError
+from evoaim.front import nondominated
 from evoaim.ledger import Ledger
 from evoaim.report.note import trial_note
-from evoaim.results import front_rows
 from evoaim.run_dir import RunDir
 from evoaim.storage_url import sqlite_url
 from search_spaces import strict_yaml
@@ -118,8 +118,8 @@ def _hasten() -> None:
         signs = [-1.0 if d.name == "MAXIMIZE" else 1.0 for d in directions]
         rows = np.nan_to_num(np.array([t.values for t in done]) * signs)  # infinite ones, too
         different, which = np.unique(rows, axis=0, return_inverse=True)
-        kept = set(front_rows(different))  # equal trials are all on it
-        return [t for t, i in zip(done, which.ravel(), strict=True) if int(i) in kept]
+        kept = nondominated(different)[which.ravel()]  # equal trials are all on it
+        return [t for t, keep in zip(done, kept, strict=True) if keep]
 
     _note.get_note_from_system_attrs = note
     if hasattr(_app, "get_pareto_front_trials"):

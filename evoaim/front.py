@@ -12,14 +12,17 @@ Losses = NDArray[np.float64]  # (n, n_objectives), lower is better
 
 
 def nondominated(losses: Losses) -> NDArray[np.bool_]:
-    """Which rows no other dominates; never rows with NaN; of equal rows only the first: (n,)."""
-    finite = np.asarray(np.isfinite(losses).all(axis=1))
-    keep = finite.copy()
-    for i in np.flatnonzero(finite):
-        no_worse = (losses <= losses[i]).all(axis=1) & finite
-        better = (losses < losses[i]).any(axis=1)
-        earlier_equal = (losses[:i] == losses[i]).all(axis=1).any()
-        keep[i] = not (no_worse & better).any() and not earlier_equal
+    """Which rows no other dominates; never rows with NaN; of equal rows only the first: (n,).
+
+    Time grows with the number of rows times that of the rows that are kept.
+    """
+    keep = np.zeros(len(losses), dtype=np.bool_)
+    left = np.flatnonzero(np.isfinite(losses).all(axis=1))
+    # in lexicographic order whatever dominates or equals a row comes before it
+    left = left[np.lexsort(losses[left].T[::-1])]
+    while len(left):
+        keep[left[0]] = True
+        left = left[(losses[left] < losses[left[0]]).any(axis=1)]
     return keep
 
 

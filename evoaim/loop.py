@@ -1,6 +1,7 @@
 """The loop of a search of merges: candidates from the optimizer to the workers, answers back."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,15 @@ from fitness.table import panel_row
 from fitness.types import Estimate, Scores
 
 
+@dataclass(frozen=True)
+class _Open:
+    """A candidate that is with the workers."""
+
+    candidate: Candidate
+    scheme: Scheme
+    recipe: str  # the text of its file
+
+
 class Loop:
     """Makes jobs of candidates and trials of answers; watches its search (see `Watcher`)."""
 
@@ -47,7 +57,7 @@ class Loop:
 
     def run(self, search: Search) -> None:
         """Until the search has ended."""
-        open_: dict[int, tuple[Candidate, Scheme]] = {}
+        open_: dict[int, _Open] = {}
         if not search.done and search.batch_size < self.n:
             self._progress.stage(
                 f"the optimizer asks for {search.batch_size} candidates at a time: "
@@ -55,12 +65,10 @@ class Loop:
             )
         while not search.done:
             for candidate in search.ask(self._workers.n - len(open_)):
-                scheme = self._promoter.scheme()
-                open_[candidate.number] = candidate, scheme
-                self._workers.submit(candidate.number, self._job(candidate, scheme))
+                open_[candidate.number] = self._begin(candidate)
             if open_:
                 number, answer = self._workers.answer()
-                self._record(search, *open_.pop(number), answer)
+                self._record(search, open_.pop(number), answer)
 
     def batch_begins(self, standing: Standing) -> None:
         """Front members that the batch races against: some that are far apart."""
@@ -84,14 +92,17 @@ class Loop:
         known = read_scores(self._run.responses(f"trial_{trial.number}", "search"))
         return panel_row(self._parents.scheme, known or self._promoter.scores(trial))
 
-    def _job(self, candidate: Candidate, scheme: Scheme) -> Job:
+    def _begin(self, candidate: Candidate) -> _Open:
+        scheme = self._promoter.scheme()
         recipe = self._evaluator.space.decode(candidate.genome)
         text = self._evaluator.stored(recipe, "..").to_yaml()
         write_text(self._run.recipe(candidate.number), text)
         race = Race(scheme, self._rule, [self._promoter.scores(t) for t in self._rivals])
-        return Job(recipe, "search", tuple(scheme.blocks()), race)
+        self._workers.submit(candidate.number, Job(recipe, "search", scheme.blocks(), race))
+        return _Open(candidate, scheme, text)
 
-    def _record(self, search: Search, candidate: Candidate, scheme: Scheme, answer: Answer) -> None:
+    def _record(self, search: Search, open_: _Open, answer: Answer) -> None:
+        candidate, scheme = open_.candidate, open_.scheme
         number, genome, seconds = candidate.number, candidate.genome, answer.seconds
         try:
             scores = answer.given()
@@ -102,8 +113,7 @@ class Loop:
         write_scores(self._run.responses(f"trial_{number}", "search"), scores)
         violation = total_violation(self._constraints, estimates, self._parents.estimates)
         objectives = search.ledger.objectives
-        text = self._run.recipe(number).read_text(encoding="utf-8")
-        note = trial_note(text, estimates, objectives, answer.beaten, violation)
+        note = trial_note(open_.recipe, estimates, objectives, answer.beaten, violation)
         run = scheme.documents_at(answer.look)
         trial = Trial(number, genome, "done", estimates, seconds, "", answer.beaten, violation, run)
         search.record(trial, note)

@@ -144,8 +144,9 @@ def source_hash() -> str:
 
 
 def command() -> str:
-    """The command line, passwords in URLs struck out."""
-    return shlex.join(map(redacted, sys.argv))
+    """The command line, without where the program lies, passwords in URLs struck out."""
+    program, *arguments = sys.argv
+    return shlex.join([Path(program).name, *map(redacted, arguments)])
 
 
 def machine() -> dict[str, Any]:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -24,6 +25,7 @@ from typing import NoReturn
 import torch
 
 from evoaim.checkpoint import Checkpoint
+from evoaim.errors import ConfigError
 from evoaim.host import Host, reply
 from evoaim.live import import_classes
 
@@ -57,11 +59,13 @@ class Nursery:
         ours, theirs = socket.socketpair()
         read, write = os.pipe()
         if _forks_well():
-            pid = _fork()
-            if pid == 0:
+
+            def nurse() -> None:
                 ours.close()
                 os.close(write)
                 _nurse(theirs, read)
+
+            pid = _frozen(nurse)
         else:
             fds = [str(fd) for fd in (theirs.fileno(), read)]
             command = [sys.executable, "-m", __name__, *fds, model]
@@ -73,14 +77,25 @@ class Nursery:
     def fork(self) -> tuple[int, Connection]:
         """A new worker's process id and its pipe."""
         ours, theirs = Pipe()
-        socket.send_fds(self._socket, [FORK], [theirs.fileno()])
-        theirs.close()
-        return int(self._socket.recv(_ANSWER)), ours
+        with theirs:
+            return self._ask(FORK, [theirs.fileno()]), ours
 
     def status(self, pid: int) -> int:
         """Wait until a worker has ended; its exit code, or minus the signal that ended it."""
-        self._socket.send(STATUS + str(pid).encode())
-        return int(self._socket.recv(_ANSWER))
+        return self._ask(STATUS + str(pid).encode(), [])
+
+    def _ask(self, request: bytes, fds: list[int]) -> int:
+        try:
+            socket.send_fds(self._socket, [request], fds) if fds else self._socket.send(request)
+            reply = self._socket.recv(_ANSWER)
+        except ConnectionError:
+            reply = b""
+        if not reply:
+            raise ConfigError(
+                "--workers: the process that workers are forked from has ended (out of memory?); "
+                "what is recorded is kept, the same command goes on from there"
+            )
+        return int(reply)
 
     def kill(self, pid: int) -> None:
         """End a worker now."""
@@ -104,13 +119,26 @@ def cause(status: int) -> str:
     return f"ended with status {status}"
 
 
-def _fork() -> int:
+def _frozen(child: Callable[[], None]) -> int:
     gc.collect()
     gc.freeze()  # or every worker's collector would look through what is shared, and so copy it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a progress bar's thread
-        pid = os.fork()
-    gc.unfreeze()
+        pid = _forked(child)
+    gc.unfreeze()  # here alone
+    return pid
+
+
+def _forked(child: Callable[[], None]) -> int:
+    """A process that does this and ends; what fails there must not go on with our own callers."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+            os._exit(0)
+        finally:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
     return pid
 
 
@@ -118,12 +146,14 @@ def _forks_well() -> bool:
     """Whether a fork of this process can still compute; tried, as OpenMP does not tell."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return False
-    pid = _fork()
-    if pid == 0:
+
+    def compute() -> None:
         os.close(2)  # whatever a library has to say of it
         torch.set_num_threads(2)
         x = torch.ones(256, 256)
         os._exit(0 if float((x @ x + x).sum()) else 1)
+
+    pid = _frozen(compute)
     end = time.monotonic() + PROBE
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -143,10 +173,12 @@ def _nurse(requests: socket.socket, lifeline: int) -> NoReturn:
         if not request:
             os._exit(0)
         if request == FORK:
-            pid = os.fork()
-            if pid == 0:
+
+            def work(pipe: int = pipes[0]) -> None:
                 requests.close()
-                _work(Connection(pipes[0]), lifeline)
+                _work(Connection(pipe), lifeline)
+
+            pid = _forked(work)
             os.close(pipes[0])
             requests.send(str(pid).encode())
             continue

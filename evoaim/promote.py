@@ -32,6 +32,7 @@ class Promoter:
         self._promoted: dict[int, Trial] = {}
         self._read: dict[int, Scores] = {}
         self._fitted = 0  # promoted trials that the scheme knows
+        self._known = dict(parents.known)  # what it was fitted to
         self._scheme = parents.scheme
         self._cost = len(evaluator.documents["search"]) - len(parents.scheme.panel)
 
@@ -56,13 +57,13 @@ class Promoter:
     def scheme(self) -> Scheme:
         """The search's scheme, with estimators that know the promoted candidates."""
         if self._fitted < len(self._promoted):
-            known = dict(self._parents.known)
             everything = self._evaluator.documents["search"]
-            wanted = [self._wanted(trial, everything) for trial in self._promoted.values()]
+            new = list(self._promoted.values())[self._fitted :]
+            wanted = [self._wanted(trial, everything) for trial in new]
             for who, answer in scored(self._run, self._evaluator, self._workers, wanted).items():
                 with suppress(CandidateError):  # of a document beyond the panel: nothing is learnt
-                    known[who] = answer.given()
-            self._scheme = self._parents.scheme.refitted(known, self._parents.n)
+                    self._known[who] = answer.given()
+            self._scheme = self._parents.scheme.refitted(self._known, self._parents.n)
             self._fitted = len(self._promoted)
         return self._scheme
 

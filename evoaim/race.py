@@ -27,7 +27,7 @@ class Race:
     def __call__(self, scores: Scores) -> bool:
         """Whether some rival is better in every objective, beyond reasonable doubt."""
         self.look = next(self._looks)
-        done = self._scheme.documents_at(self.look) == len(self._scheme.panel)
+        done = self._scheme.documents_at(self.look) == self._scheme.documents_at(1.0)
         if self._rule is not None and self._rivals and not done:
             found = [streams(self._scheme, scores, r, self.look) for r in self._rivals]
             self.beaten = is_beaten(found, self._rule)

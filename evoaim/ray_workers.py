@@ -38,7 +38,7 @@ try:
 except ImportError:
     raise ConfigError("--ray needs Ray: pip install 'evoaim[ray]'") from None
 
-PATIENCE = 120.0  # seconds for the actors to start, before they load anything
+PATIENCE = 300.0  # seconds for actors to start: machines may have to be added first
 REACH = 10.0  # seconds for a cluster's machine to answer
 _STORE = 100 << 20  # bytes of Ray's object store, which only jobs and answers pass
 

@@ -15,8 +15,6 @@ from search_spaces import strict_yaml
 
 Estimates = Mapping[str, Estimate]
 
-_PART = 250  # trials
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -135,18 +133,8 @@ def losses(objectives: Sequence[Objective], estimates: Sequence[Estimates]) -> L
 def front_of(objectives: Sequence[Objective], trials: Sequence[Trial]) -> list[Trial]:
     """The non-dominated feasible trials by their search estimates, in the order they were found."""
     able = [t for t in trials if t.eligible]
-    return [able[i] for i in front_rows(losses(objectives, [t.estimates for t in able]))]
-
-
-def front_rows(rows: Losses) -> list[int]:
-    """The rows that `nondominated` keeps, soon found among many.
-
-    The front of all of them is that of the parts' fronts, and time grows with a part's square.
-    """
-    parts = [np.arange(i, min(i + _PART, len(rows))) for i in range(0, len(rows), _PART)]
-    left = [part[nondominated(rows[part])] for part in parts]
-    rest = np.concatenate([*left, np.empty(0, dtype=np.int64)])
-    return [int(i) for i in rest[nondominated(rows[rest])]]
+    keep = nondominated(losses(objectives, [t.estimates for t in able]))
+    return [t for t, kept in zip(able, keep, strict=True) if kept]
 
 
 def _plain(estimates: Estimates) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evoaim.ask_tell import Search
 from evoaim.config import Experiment
+from evoaim.errors import ConfigError
 from evoaim.evaluator import Evaluator
 from evoaim.ledger import Ledger, Trial
 from evoaim.loop import Loop
@@ -108,6 +109,8 @@ def hire(
         ConfigError: they cannot be had.
     """
     crew: Workers
+    if isinstance(workers, int) and workers < 1:
+        raise ConfigError(f"--workers: 1 or more expected, got {workers}")
     if not isinstance(workers, int):
         crew = workers
     elif ray is not None:

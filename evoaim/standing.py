@@ -32,6 +32,7 @@ class Standing:
         self.failed = self.raced = self.documents = 0
         self.seconds = 0.0
         self.parents_volume = self.volume = 0.0
+        self._members = np.empty((0, len(self.objectives)))  # losses of the front
         self._waiting: dict[int, Trial] = {}  # for the trials before them
         self._volumes: list[float] = []  # after every trial
         self._parents = np.empty((0, len(self.objectives)))
@@ -95,15 +96,15 @@ class Standing:
         for o, loss in zip(self.objectives, point[0], strict=True):
             if o.name not in self.best or loss < o.loss(self.best[o.name].ranked):
                 self.best[o.name] = trial.estimates[o.name]
-        members = self.points(self.front)
-        if (members <= point).all(axis=1).any():
+        if (self._members <= point).all(axis=1).any():
             return
-        kept = [not (point[0] <= m).all() for m in members]
+        kept = np.asarray((self._members < point).any(axis=1))
         self.front = [t for t, keep in zip(self.front, kept, strict=True) if keep] + [trial]
+        self._members = np.concatenate([self._members[kept], point])
         self._measure()
 
     def _measure(self) -> None:
         if self._reference is None:
             return
-        members = self.points(self.front)
-        self.volume = hypervolume(np.concatenate([members, self._parents]), self._reference)
+        points = np.concatenate([self._members, self._parents])
+        self.volume = hypervolume(points, self._reference)

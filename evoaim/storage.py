@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -112,9 +113,7 @@ def _opened(url: str) -> BaseStorage:
         return open_journal(path)
     if url.startswith(SQLITE):
         options = {"connect_args": {"timeout": _WAIT}}
-        # braces are a format of Optuna's
-        plain = os.path.expandvars(url).replace("{", "{{").replace("}", "}}")
-        storage = RDBStorage(plain, engine_kwargs=options)
+        storage = RDBStorage(_file(storage_file(url)), engine_kwargs=options)
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()  # connections opened before
         return storage
@@ -122,6 +121,12 @@ def _opened(url: str) -> BaseStorage:
     storage = RDBStorage(_server(url), engine_kwargs={"pool_pre_ping": True})
     weakref.finalize(storage, storage.engine.dispose)
     return storage
+
+
+def _file(path: Path | None) -> str:
+    """The URL of a SQLite file, whatever its path looks like to SQLAlchemy and Optuna."""
+    text = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+    return text.replace("{", "{{").replace("}", "}}")  # braces are a format of Optuna's
 
 
 def _server(url: str) -> str:

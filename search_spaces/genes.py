@@ -48,7 +48,7 @@ class Real:
             number = round(round(number / self.step) * self.step, 12)
         else:
             number = float(f"{number:.4g}")
-        return min(max(number, self.low), self.high)
+        return float(min(max(number, self.low), self.high))  # also where the ends are whole
 
     def decode(self, unit: float) -> float:
         """From the unit interval to a value."""

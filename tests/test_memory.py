@@ -86,16 +86,18 @@ for placement, merge in plans.items():
 """
 
 
-def random_family(root: Path) -> Path:
-    """A random base and experts a, b and c: 30 million parameters each, bfloat16."""
+def random_family(root: Path, dtype: torch.dtype = torch.bfloat16, layers: int = LAYERS) -> Path:
+    """A random base and experts a, b and c: 4 million parameters, and 3.2 million a layer, each."""
     generator = torch.Generator().manual_seed(0)
-    slots = {k: Slot(s, torch.bfloat16) for k, s in SHAPES.items()}
+    shapes = {f"model.layers.{i}.{n}.weight": s for i in range(layers) for n, s in BLOCK.items()}
+    shapes |= {k: s for k, s in SHAPES.items() if ".layers." not in k}
+    slots = {k: Slot(s, dtype) for k, s in shapes.items()}
     for name in ("base", "a", "b", "c"):
         folder = root / name
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(CONFIG))
-        spread = [torch.empty(SHAPES[k]).normal_(0, 0.02, generator=generator) for k in slots]
-        write_shards(folder, slots, lambda _, values=spread: (v.bfloat16() for v in values))
+        (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))
+        spread = [torch.empty(shapes[k]).normal_(0, 0.02, generator=generator) for k in slots]
+        write_shards(folder, slots, lambda _, values=spread: (v.to(dtype) for v in values))
     return root
 
 

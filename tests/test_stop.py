@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evoaim.ask_tell import Search
+from evoaim.errors import ConfigError
 from evoaim.ledger import Ledger, sqlite_url
 from evoaim.limits import Limits, Plateau
 from evoaim.optimizers import Proposer, nsga2
 from evoaim.optimizers._schedule import build_schedule, stages
+from evoaim.search import hire
 from fitness.types import Objective
 from search_spaces.genes import Choice, Gene, Genome, Real, When, Whole
 from search_spaces.hygiene import count_genomes
@@ -99,3 +102,30 @@ def test_stages_ask_as_many_and_begin_with_the_front(
     assert first == [t.genome for t in alone.front]
     assert len({str(t.genome) for t in search.trials}) == len(search.trials) == 26
     assert search.ended == "the budget of candidates is spent"
+
+
+def test_a_search_whose_ranges_have_whole_ends_is_resumed_from_those_ends(tmp_path: Path) -> None:
+    # more digits than a value without a grid has: only the upper end is nearest to anything
+    genes = [Real("x", 12345, 12346), Real("y", 0, 1)]
+
+    def largest(candidates: int) -> Search:
+        optimizer = {"kind": "ga", "population": 6}
+        search = Search.over(genes, {"x": "maximize"}, optimizer, candidates, study=tmp_path / "a")
+        return run(search, lambda genome: {"x": float(genome["x"])})
+
+    found = {t.genome["x"] for t in largest(30).trials}
+    assert found == {12346.0}
+    assert all(isinstance(x, float) for x in found)
+    assert [t.number for t in largest(42).trials] == list(range(42))
+
+
+@pytest.mark.parametrize("plan", ["nsga2", ["nsga2"], [{"kind": "qmc", "candidates": 4}, None]])
+def test_what_is_no_block_is_refused_as_a_stage(plan: Any) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer.*: a block.* expected, got"):
+        Search.over(TINY, GOALS, plan)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_search_without_workers_is_refused(workers: int) -> None:
+    with pytest.raises(ConfigError, match="1 or more expected"), hire(None, workers, None):  # type: ignore[arg-type]
+        pass

@@ -274,6 +274,12 @@ def test_files_of_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert storage_file("postgresql://host/db") is None
 
 
+@pytest.mark.parametrize("name", ["a?b.db", "what?x=1", "a%20b", "a b#c", "{x}", "ü&;b"])
+def test_a_study_lies_where_its_path_says(name: str, tmp_path: Path) -> None:
+    Ledger.open(f"sqlite:///{tmp_path}/{name}", "odd", OBJECTIVES, GENES)
+    assert [f for f in os.listdir(tmp_path) if not f.endswith(("-wal", "-shm"))] == [name]
+
+
 def test_reading_leaves_no_file_behind(tmp_path: Path) -> None:
     for kind in ("sqlite", "journal"):
         with pytest.raises(ConfigError, match="no study yet"):

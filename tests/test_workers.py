@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from test_memory import random_family
 
 from evoaim import Experiment, run_search
 from evoaim.errors import ConfigError
@@ -184,18 +187,49 @@ def pss(process: psutil.Process) -> int:
     return 1024 * int(next(x for x in text.splitlines() if x.startswith("Pss:")).split()[1])
 
 
-def test_two_workers_hold_the_experts_once(zoo_search: dict[str, Any], tmp_path: Path) -> None:
-    """Models of 125 MiB: more than one copy of the four would be seen in what 1 GiB leaves."""
+def test_two_workers_hold_the_experts_once(
+    tiny: dict[str, Any], family: dict[str, str], tmp_path: Path
+) -> None:
+    """At most one copy of base and experts, two live models, and 1 GiB for everything else.
+
+    Models of 230 MiB, so that one more copy of the three experts would not fit.
+    """
+    models = random_family(tmp_path / "large", torch.float32, layers=18)
+    for name in ("base", "a", "b", "c"):
+        for file in Path(family["base"]).glob("*token*"):
+            shutil.copy(file, models / name)
+    experts = {n: str(models / n) for n in "abc"}
+    named = {**tiny["models"], "base": str(models / "base"), "experts": experts}
+    spec = tmp_path / "experiment.json"
+    spec.write_text(json.dumps({**tiny, "models": named, "budget": {"candidates": 60}}))
+    one = sum(f.stat().st_size for f in (models / "base").glob("*.safetensors"))
+    assert one > 230 * MIB
+    search = start(spec, tmp_path / "run")
+    try:
+        wait_for(search, tmp_path / "run" / "recipes" / "trial_12.yaml")
+        total = sum(map(pss, [search, *search.children(recursive=True)]))
+    finally:
+        search.kill()
+        search.wait()
+    assert total > (4 + 2) * one, "what is held is seen"
+    assert total < (4 + 2) * one + 1024 * MIB
+
+
+def start(spec: Path, run: Path) -> psutil.Popen:
+    return psutil.Popen([sys.executable, "-c", SEARCH, str(spec), str(run), "nothing"])
+
+
+def wait_for(search: psutil.Popen, file: Path) -> None:
+    while not file.exists():
+        assert search.poll() is None
+        time.sleep(0.05)
 
 
 def test_the_workers_end_with_the_search(tiny: dict[str, Any], tmp_path: Path) -> None:
     spec = tmp_path / "experiment.json"
     spec.write_text(json.dumps({**tiny, "budget": {"candidates": 500}}))
-    command = [sys.executable, "-c", SEARCH, str(spec), str(tmp_path / "run"), "nothing"]
-    search = psutil.Popen(command)
-    while not (tmp_path / "run" / "recipes" / "trial_6.yaml").exists():
-        assert search.poll() is None
-        time.sleep(0.1)
+    search = start(spec, tmp_path / "run")
+    wait_for(search, tmp_path / "run" / "recipes" / "trial_6.yaml")
     everybody = search.children(recursive=True)
     assert len(everybody) == 3
     search.kill()

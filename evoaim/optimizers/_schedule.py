@@ -41,11 +41,14 @@ def stages(optimizer: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[
     """
     if isinstance(optimizer, Mapping):
         return (Stage(str(optimizer.get("kind")), *plugin(optimizer, OPTIMIZERS, "optimizer")),)
-    if not optimizer:
-        raise ConfigError("optimizer: a block, or a list of at least one, expected, got none")
+    if not optimizer or isinstance(optimizer, str):
+        got = repr(optimizer) if optimizer else "none"
+        raise ConfigError(f"optimizer: a block, or a list of at least one, expected, got {got}")
     found = []
     for i, block in enumerate(optimizer):
         where = f"optimizer.{i}"
+        if not isinstance(block, Mapping):
+            raise ConfigError(f"{where}: a block such as kind: nsga2 expected, got {block!r}")
         options = dict(block)
         n = options.pop(CANDIDATES, None)
         last = i == len(optimizer) - 1
