@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evoaim.document_rows import DocumentRows
 from evoaim.errors import ConfigError
 from evoaim.front import Losses
 from evoaim.ledger import Ledger, Trial
@@ -52,7 +53,7 @@ class Search:
         limits: Limits,
         parents: Losses | None = None,
         watcher: Watcher | None = None,
-        learns_documents: bool = False,
+        rows: DocumentRows | None = None,
     ) -> None:
         """Put a search together; `Search.over` does it from genes and names.
 
@@ -62,11 +63,11 @@ class Search:
             limits: when to end.
             parents: (n, n_objectives) losses that hypervolumes are measured from.
             watcher: is told how it goes.
-            learns_documents: whether the optimizer is told single documents' scores.
+            rows: of single documents, if the optimizer learns from them.
         """
         self._proposer, self.ledger, self._limits = proposer, ledger, limits
         self._watcher = watcher or Unwatched()
-        self._learns_documents = learns_documents
+        self._rows = rows
         self.standing = Standing(ledger.objectives, parents)
         self.ended = ""  # why no more candidates are handed out
         self._recorded = ledger.trials()
@@ -74,7 +75,6 @@ class Search:
         self._batch: list[str] = []  # keys of the current batch
         self._queue: deque[Genome] = deque()  # of the current batch, not handed out
         self._open: set[int] = set()  # handed out, not told
-        self._rows: dict[int, NDArray[np.float64]] = {}  # by trial, where they were told
         self._number = 0  # of the next trial
         self._stale = 0
 
@@ -113,9 +113,9 @@ class Search:
             [told, dict(goals), [[s.kind, asdict(s.params), s.candidates] for s in plan], seed]
         )
         ledger = Ledger.open(url, "search", objectives, genes, identity)
-        return cls(
-            proposer, ledger, Limits(candidates), learns_documents=any(s.documents for s in plan)
-        )
+        rows = DocumentRows(Unwatched().documents, study is not None)
+        learns = any(s.documents for s in plan)
+        return cls(proposer, ledger, Limits(candidates), rows=rows if learns else None)
 
     @property
     def done(self) -> bool:
@@ -165,10 +165,12 @@ class Search:
             candidate: that was asked for.
             values: by objective.
             documents: (n_documents,) scores on single documents, larger is better, for optimizers
-                that learn from them (`m2n2`); they are not recorded in the study.
+                that learn from them (`m2n2`). They are not recorded, so such a search lies in
+                memory.
 
         Raises:
-            ConfigError: an objective has no value, or the candidate is not open.
+            ConfigError: an objective has no value, the candidate is not open, documents of another
+                number, or for a search with a study.
         """
         missing = [o.name for o in self.ledger.objectives if o.name not in values]
         if missing:
@@ -178,8 +180,8 @@ class Search:
             return self.fail(candidate, f"objective '{bad[0]}' is not finite")
         seconds = time.perf_counter() - candidate._begin
         estimates = {n: Estimate(float(v), 0.0) for n, v in values.items()}
-        if documents is not None and self._learns_documents:
-            self._rows[candidate.number] = documents
+        if documents is not None and self._rows is not None:
+            self._rows.keep(candidate.number, documents)
         self.record(Trial(candidate.number, candidate.genome, "done", estimates, seconds))
 
     def fail(self, candidate: Candidate, reason: str) -> None:
@@ -259,7 +261,8 @@ class Search:
         self._batch = []
         told = losses(self.ledger.objectives, [t.estimates for t in answers])
         violations = np.array([_violation(t) for t in answers])
-        self._proposer.tell(told, violations, self._documents(answers))
+        documents = None if self._rows is None else self._rows.table(answers)
+        self._proposer.tell(told, violations, documents)
         self.standing.end_batch()
         self._watcher.batch_ends(self.standing)
         plateau = self._limits.plateau
@@ -268,20 +271,6 @@ class Search:
                 f"the front has stood still: {plateau.candidates} candidates added no more than "
                 f"{plateau.gain:.2%} of its hypervolume"
             )
-
-    def _documents(self, answers: Sequence[Trial]) -> NDArray[np.float64] | None:
-        if not self._learns_documents:
-            return None
-        rows = [self._row(t) for t in answers]
-        width = max(map(len, rows))
-        if width == 0:
-            return None
-        return np.array([row if len(row) else np.full(width, np.nan) for row in rows])
-
-    def _row(self, trial: Trial) -> NDArray[np.float64]:
-        if trial.number in self._rows:
-            return self._rows[trial.number]
-        return self._watcher.documents(trial) if trial.state == "done" else np.empty(0)
 
     def _spent(self) -> bool:
         limits = self._limits

@@ -52,7 +52,7 @@ class SpaceConfig:
     method: Any = None  # a name or a list of names
     genes: dict[str, Any] | None = None
     fixed: dict[str, Any] | None = None
-    encoding: str | None = None  # how optimizers see the genes: plain, or delta
+    encoding: str | None = None  # how optimizers see the genes: delta (default), or plain
     layer_groups: Positive = 1
     module_types: list[str] = field(default_factory=list)
 

@@ -46,8 +46,8 @@ class Holder:
         if (self.host, self.system) != (platform.node(), _system()):
             return False
         try:
-            # a process of that id may be another one by now
-            return bool(abs(psutil.Process(self.pid).create_time() - self.started) > 1)
+            # a process of that id may be another one by now; clocks are set, by some seconds
+            return bool(abs(psutil.Process(self.pid).create_time() - self.started) > 60)
         except psutil.NoSuchProcess:
             return True
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evoaim.ask_tell import Search
 from evoaim.config import Experiment
+from evoaim.document_rows import DocumentRows
 from evoaim.errors import ConfigError
 from evoaim.evaluator import Evaluator
 from evoaim.ledger import Ledger, Trial
@@ -150,7 +151,10 @@ def _search(
     )
     points = losses(ledger.objectives, list(parents.estimates.values()))
     limits = experiment.budget.limits(watcher.n)
-    return Search(proposer, ledger, limits, points, watcher, any(s.documents for s in plan))
+    rows = (
+        DocumentRows(watcher.documents, recorded=True) if any(s.documents for s in plan) else None
+    )
+    return Search(proposer, ledger, limits, points, watcher, rows)
 
 
 def _finish(

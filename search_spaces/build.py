@@ -68,7 +68,7 @@ def build_space(
     for key in block:
         if key not in _SPACE_KEYS:
             raise SpaceError(f"search_space: {unknown('key', key, _SPACE_KEYS)}")
-    encoding = block.get("encoding") or "plain"
+    encoding = block.get("encoding") or "delta"
     if encoding not in _ENCODINGS:
         raise SpaceError(f"search_space: {unknown('encoding', encoding, _ENCODINGS)}")
     methods = tuple(facts(n) for n in method_names(block))

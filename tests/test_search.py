@@ -99,13 +99,21 @@ def test_the_experts_come_first_and_score_as_themselves(finished: Path) -> None:
             assert trial.estimates[name].value == pytest.approx(estimate.value)
 
 
-@pytest.mark.parametrize("optimizer", [{"kind": "nsga2", "population": 6}, {"kind": "tpe"}])
+OPTIMIZERS: list[Any] = [
+    {"kind": "nsga2", "population": 6},
+    {"kind": "tpe"},
+    {"kind": "m2n2", "population": 6, "batch": 4},
+    [{"kind": "qmc", "candidates": 4}, {"kind": "m2n2", "population": 6}],
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("after", [1, 9, 17])
 def test_interrupted_and_resumed_equals_uninterrupted(
     tiny: dict[str, Any],
     finished: Path,
     tmp_path: Path,
-    optimizer: dict[str, Any],
+    optimizer: Any,
     after: int,
 ) -> None:
     spec = experiment(tiny, optimizer=optimizer)
@@ -113,7 +121,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         run_search(spec, tmp_path / "cut", StopAfter(after))
     resumed = run_search(spec, tmp_path / "cut")
     whole = finished
-    if optimizer["kind"] != "nsga2":
+    if optimizer != OPTIMIZERS[0]:
         whole = tmp_path / "whole"
         run_search(spec, whole)
     assert record(resumed) == record(Results.read(RunDir(whole)))

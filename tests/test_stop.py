@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evoaim.ask_tell import Search
@@ -129,3 +130,19 @@ def test_what_is_no_block_is_refused_as_a_stage(plan: Any) -> None:
 def test_a_search_without_workers_is_refused(workers: int) -> None:
     with pytest.raises(ConfigError, match="1 or more expected"), hire(None, workers, None):  # type: ignore[arg-type]
         pass
+
+
+def test_documents_are_refused_where_they_would_be_lost_and_must_be_as_many() -> None:
+    search = Search.over(NUMBERS, GOALS, {"kind": "m2n2", "population": 6}, candidates=12)
+    first, second = search.ask(2)
+    search.tell(first, sloped(first.genome), np.ones(4))
+    with pytest.raises(ConfigError, match=r"documents: an array \(4,\) expected.*got \(3,\)"):
+        search.tell(second, sloped(second.genome), np.ones(3))
+
+
+def test_documents_are_not_taken_for_a_study_that_is_kept(tmp_path: Path) -> None:
+    optimizer = {"kind": "m2n2", "population": 6}
+    search = Search.over(NUMBERS, GOALS, optimizer, candidates=12, study=tmp_path / "a")
+    (candidate,) = search.ask(1)
+    with pytest.raises(ConfigError, match="documents: are not recorded"):
+        search.tell(candidate, sloped(candidate.genome), np.ones(4))

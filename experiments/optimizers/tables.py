@@ -30,19 +30,17 @@ WORDS = {
 Table = dict[str, dict[int, NDArray[np.float64]]]  # kind -> candidates -> (n_seeds,)
 
 
-def read(what: str) -> tuple[Table, list[int]]:
-    """One figure of all searches, by optimizer and candidates, over the seeds that all have."""
+def read(what: str) -> Table:
+    """One figure of all searches, by optimizer and candidates, seed by seed from 0."""
     lines = [json.loads(x) for x in (HERE / "results.jsonl").read_text().splitlines()]
     by_kind: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     for r in lines:
         by_kind[r["kind"]][r["seed"]] = {n: at[what] for n, at in r["at"].items()}
-    seeds = sorted(set.intersection(*(set(found) for found in by_kind.values())))
     at = list(next(iter(next(iter(by_kind.values())).values())))
-    table = {
-        kind: {int(n): np.array([found[s][n] for s in seeds]) for n in at}
+    return {
+        kind: {int(n): np.array([found[s][n] for s in sorted(found)]) for n in at}
         for kind, found in by_kind.items()
     }
-    return table, seeds
 
 
 def half(values: NDArray[np.float64]) -> float:
@@ -53,25 +51,26 @@ def half(values: NDArray[np.float64]) -> float:
 
 def rows(what: str) -> Iterator[str]:
     """The Markdown table of one figure, the best on top."""
-    table, seeds = read(what)
+    table = read(what)
     at = list(next(iter(table.values())))
     last = at[-1]
     quartile = float(np.quantile(table["random"][last], 0.75))
     yield f"## {WORDS[what].capitalize()}\n"
-    yield f"Means over {len(seeds)} seeds, ± half of the 95% interval; after {last} candidates"
+    yield f"Means over the seeds, ± half of the 95% interval; after {last} candidates"
     yield f"random search's upper quartile is {quartile:.4f}.\n"
     head = " | ".join(f"after {n}" for n in at)
-    yield f"| optimizer | {head} | median | minus random, paired | above its upper quartile |"
-    yield "|---" * (len(at) + 4) + "|"
+    yield f"| optimizer | seeds | {head} | median | minus random, paired | above its upper quartile |"
+    yield "|---" * (len(at) + 5) + "|"
     for kind in sorted(table, key=lambda k: -table[k][last].mean()):
         values = table[kind]
         cells = [f"{values[n].mean():.4f}" for n in at[:-1]]
         cells.append(f"{values[last].mean():.4f} ± {half(values[last]):.4f}")
         median = float(np.median(values[last]))
-        gap = values[last] - table["random"][last]
+        gap = values[last] - table["random"][last][: len(values[last])]
         against = "" if kind == "random" else f"{gap.mean():+.4f} ± {half(gap):.4f}"
         above = "" if kind == "random" else "yes" if median > quartile else "no"
-        yield f"| {kind} | {' | '.join(cells)} | {median:.4f} | {against} | {above} |"
+        row = [kind, str(len(gap)), *cells, f"{median:.4f}", against, above]
+        yield f"| {' | '.join(row)} |"
     yield ""
 
 
@@ -88,7 +87,7 @@ def costs() -> Iterator[str]:
 
 def chart(what: str, path: Path) -> None:
     """Anytime curves with 95% intervals."""
-    table, _ = read(what)
+    table = read(what)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "evoaim", "font.size": 11}):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.add_subplot()
