@@ -59,7 +59,7 @@ def rows(what: str) -> Iterator[str]:
     yield f"Means over the seeds, ± half of the 95% interval; after {last} candidates"
     yield f"random search's upper quartile is {quartile:.4f}.\n"
     head = " | ".join(f"after {n}" for n in at)
-    yield f"| optimizer | seeds | {head} | median | minus random, paired | above its upper quartile |"
+    yield f"| optimizer | seeds | {head} | median | minus random | above its upper quartile |"
     yield "|---" * (len(at) + 5) + "|"
     for kind in sorted(table, key=lambda k: -table[k][last].mean()):
         values = table[kind]
