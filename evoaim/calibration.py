@@ -92,7 +92,7 @@ def importance_of(base: Checkpoint, live: nn.Module, blocks: Sequence[Tensor]) -
     Raises:
         ConfigError: no tokens, or blocks longer than the base's context.
     """
-    check_context(live, blocks)
+    check_context(live.config, blocks)
     file = _cached("importance", (FORMAT, base.content_hash, _dtype(live)), blocks)
     with suppress(ConfigError):  # not there, or damaged: measured (again)
         return Importance.load(file)
@@ -125,7 +125,7 @@ def statistics_of(
     Raises:
         ConfigError: see `measure`; or the cache cannot be written.
     """
-    check_context(live, blocks)
+    check_context(live.config, blocks)
     header = (STATISTICS_FORMAT, model.content_hash, _dtype(live), *kinds)
     file = _cached("statistics", header, blocks)
     with suppress(ConfigError):  # not there, or damaged: measured (again)

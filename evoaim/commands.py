@@ -127,7 +127,7 @@ def measure_command(
     if out.exists():
         DataStatistics.open(out)  # refuses to overwrite anything that is no such file
     checkpoint, live, blocks = _calibration(model, data, size, device)
-    check_context(live, blocks)
+    check_context(live.config, blocks)
     origin = origin_of(checkpoint, blocks)
     write(out, measure(live, Blueprint.of(checkpoint), blocks, wanted), origin)
     OUT.print(f"{out}: {', '.join(wanted)}, {origin['tokens']} tokens", markup=False)

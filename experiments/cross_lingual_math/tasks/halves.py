@@ -1,6 +1,7 @@
 """MGSM's test questions in two halves that are the same questions in every language."""
 
-from datasets import Dataset, DatasetDict, load_dataset
+import datasets
+from datasets import Dataset, DatasetDict
 
 
 def load(language: str, **_metadata: object) -> DatasetDict:
@@ -8,7 +9,7 @@ def load(language: str, **_metadata: object) -> DatasetDict:
 
     lm-eval calls it with the task's `dataset_kwargs`, and its metadata, which vary by version.
     """
-    found = load_dataset("juletxara/mgsm", language)
+    found = datasets.load_dataset("juletxara/mgsm", language)
     return DatasetDict({"train": found["train"], **divided(found["test"])})
 
 
