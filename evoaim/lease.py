@@ -46,8 +46,10 @@ class Holder:
         if (self.host, self.system) != (platform.node(), _system()):
             return False
         try:
+            process = psutil.Process(self.pid)
             # a process of that id may be another one by now; clocks are set, by some seconds
-            return bool(abs(psutil.Process(self.pid).create_time() - self.started) > 60)
+            another = abs(process.create_time() - self.started) > 60
+            return another or bool(process.status() == psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return True
 

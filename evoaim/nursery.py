@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import NoReturn
 
@@ -42,6 +43,7 @@ class Nursery:
     """
 
     pid: int
+    _reap: Callable[[], object]  # waits for its end
     _socket: socket.socket
     _lifeline: int
 
@@ -66,13 +68,15 @@ class Nursery:
                 _nurse(theirs, read)
 
             pid = _frozen(nurse)
+            reap: Callable[[], object] = partial(os.waitpid, pid, 0)
         else:
             fds = [str(fd) for fd in (theirs.fileno(), read)]
             command = [sys.executable, "-m", __name__, *fds, model]
-            pid = subprocess.Popen(command, pass_fds=(theirs.fileno(), read)).pid
+            process = subprocess.Popen(command, pass_fds=(theirs.fileno(), read))
+            pid, reap = process.pid, process.wait
         theirs.close()
         os.close(read)
-        return cls(pid, ours, write)
+        return cls(pid, reap, ours, write)
 
     def fork(self) -> tuple[int, Connection]:
         """A new worker's process id and its pipe."""
@@ -107,7 +111,7 @@ class Nursery:
         os.close(self._lifeline)
         self._socket.close()
         with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            self._reap()
 
 
 def cause(status: int) -> str:

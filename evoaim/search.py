@@ -94,8 +94,7 @@ def run_search(
                 weights = seed_weights(run, evaluator, parents)
                 search = _search(run, evaluator, ledger, parents, loop, warm, weights)
                 loop.run(search)
-                if not search.ended.startswith("the budget"):
-                    progress.stage(f"{search.ended}; {len(search.trials)} candidates in all")
+                progress.stage(f"{search.ended}; {len(search.trials)} candidates in all")
                 _finish(run, evaluator, crew, parents, progress, ledger.trials())
     return Results.read(run)
 

@@ -80,8 +80,6 @@ class Workers(Protocol):
 class Alone:
     """This process does all the work, one job after the other."""
 
-    n = 1
-
     def __init__(self, evaluator: Evaluator) -> None:
         """Load the live model, so that one that cannot be loaded is refused before anything."""
         evaluator.engine.live  # noqa: B018

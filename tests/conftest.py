@@ -1,6 +1,7 @@
 """Tiny random models, built on the fly: a base and three experts that differ from it a little."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from evoaim.live import quiet
 from search_spaces import strict_yaml
 
 ROOT = Path(__file__).parents[1]
+
+# a shell without job control starts what it puts into the background deaf to Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_tokenizer(folder: Path, words: int) -> None:

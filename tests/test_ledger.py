@@ -100,7 +100,7 @@ def test_the_lease_of_a_process_that_has_ended_here_is_taken_at_once(
     ended = subprocess.Popen(["true"])
     ended.wait()
     gone = replace(here, owner="other", pid=ended.pid, until=holder.until)
-    another = replace(here, owner="other", started=here.started - 60, until=holder.until)
+    another = replace(here, owner="other", started=here.started - 600, until=holder.until)
     for dead in (gone, another):  # of the latter another process has the id
         one = ledger(url)
         put(one, dead)

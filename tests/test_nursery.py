@@ -36,7 +36,11 @@ def test_what_is_shared_stays_frozen_in_the_fork_and_not_here() -> None:
     assert gc.get_freeze_count() == 0
 
 
-def test_the_end_of_the_process_that_forks_is_told(family: dict[str, str]) -> None:
+@pytest.mark.parametrize("forks_well", [True, False])
+def test_the_end_of_the_process_that_forks_is_told(
+    family: dict[str, str], forks_well: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evoaim.nursery._forks_well", lambda: forks_well)
     nursery = Nursery.open(family["base"])
     try:
         worker, pipe = nursery.fork()

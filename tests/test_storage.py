@@ -7,6 +7,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import postgres
 import psutil
 import pytest
 
+from evoaim import Experiment, run_search
 from evoaim.dashboard import server
 from evoaim.errors import ConfigError
 from evoaim.ledger import NOTE_PIECE, Ledger, Trial
@@ -113,6 +115,24 @@ def test_a_study_is_read_resumed_and_shown(url: str, tmp_path: Path) -> None:
     assert [t["note"]["body"] for t in detail["trials"]] == [NOTE, "", NOTE, "new"]
     assert detail["trials"][0]["constraints"] == [0.125, 0.0]
     assert postgres.PASSWORD not in run.experiment.read_text()
+
+
+@pytest.mark.parametrize("url", ["journal", "postgresql"], indirect=True)
+def test_a_search_is_run_resumed_and_shown(url: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """The same trials as in a run's own file, begun by one process and ended by two workers."""
+    pytest.importorskip("optuna_dashboard")
+    small = {**tiny, "name": "search", "budget": {"candidates": 12}}
+    whole = run_search(Experiment.from_dict(small), tmp_path / "whole")
+    half = {**small, "storage": url, "budget": {"candidates": 7}}
+    run = RunDir(tmp_path / "run")
+    run_search(Experiment.from_dict(half), run.path)
+    found = run_search(Experiment.from_dict({**small, "storage": url}), run.path, workers=2)
+    timeless = [[replace(t, seconds=0) for t in each.trials] for each in (found, whole)]
+    assert timeless[0] == timeless[1]
+    assert not run.study.exists()
+    detail = shown(run, small["name"])
+    assert [t["state"] for t in detail["trials"]] == ["Complete"] * 12
+    assert "merge_method" in detail["trials"][11]["note"]["body"]
 
 
 def shown(run: RunDir, name: str) -> Any:
