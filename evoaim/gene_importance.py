@@ -13,7 +13,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import ExperimentalWarning
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from evoaim.ledger import Trial
@@ -64,6 +63,9 @@ def gene_importances(
 def _of_objective(
     objective: Objective, trials: Sequence[Trial], kinds: Mapping[str, BaseDistribution]
 ) -> GeneImportance:
+    # imports scikit-learn: a second and 80 MB, which a search and its workers do without
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     level = optuna.logging.get_verbosity()  # the user's, put back
     optuna.logging.set_verbosity(max(level, optuna.logging.WARNING))
     try:

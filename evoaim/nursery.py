@@ -28,6 +28,7 @@ import torch
 from evoaim.checkpoint import Checkpoint
 from evoaim.errors import ConfigError
 from evoaim.host import Host, reply
+from evoaim.kernel import native
 from evoaim.live import import_classes
 
 FORK, STATUS = b"f", b"s"
@@ -172,6 +173,7 @@ def _forks_well() -> bool:
 def _nurse(requests: socket.socket, lifeline: int) -> NoReturn:
     """Fork at every request until the other side has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's, which lets workers go
+    native.warm()  # once for all workers
     while True:
         request, pipes, _, _ = socket.recv_fds(requests, _ANSWER, 1)
         if not request:

@@ -99,14 +99,15 @@ def _sorted(values: Chunks, n: int, counts: Any) -> Selection:
 
 def _counted(values: Chunks, n: int, counts: Any) -> Selection:
     starts = range(0, n, CHUNK)
-    high, sums = np.zeros(_HIGH_BINS, np.int64), np.zeros(_HIGH_BINS, np.float64)
+    whole = np.int32 if n < 1 << 31 else np.int64  # half the memory, unless the counts need it
+    high, sums = np.zeros(_HIGH_BINS, whole), np.zeros(_HIGH_BINS, np.float64)
     for start in starts:
         _count_high(values(start, min(start + CHUNK, n)), high, sums)
     bins, above, sums_above = _bins(counts, high, sums)
     used = np.unique(bins)
     slots = np.full(_HIGH_BINS, -1, np.int32)
     slots[used] = np.arange(len(used))
-    low = np.zeros((len(used), _LOW_BINS), np.int64)
+    low = np.zeros((len(used), _LOW_BINS), whole)
     for start in starts:
         _count_low(values(start, min(start + CHUNK, n)), slots, low)
     bits, kept, totals = _resolve(counts - above, bins, slots, low)

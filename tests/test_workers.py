@@ -192,18 +192,22 @@ def test_two_workers_hold_the_experts_once(
 ) -> None:
     """At most one copy of base and experts, two live models, and 1 GiB for everything else.
 
-    Models of 230 MiB, so that one more copy of the three experts would not fit.
+    Models of 114 MiB, so that not even one more live model would fit; small batches, whose logits
+    would be most of the rest.
     """
-    models = random_family(tmp_path / "large", torch.float32, layers=18)
+    models = random_family(tmp_path / "large", torch.float32, layers=8)
     for name in ("base", "a", "b", "c"):
         for file in Path(family["base"]).glob("*token*"):
             shutil.copy(file, models / name)
     experts = {n: str(models / n) for n in "abc"}
     named = {**tiny["models"], "base": str(models / "base"), "experts": experts}
+    fitness = {**tiny["fitness"], "batch_size": 8}
     spec = tmp_path / "experiment.json"
-    spec.write_text(json.dumps({**tiny, "models": named, "budget": {"candidates": 60}}))
+    spec.write_text(
+        json.dumps({**tiny, "models": named, "fitness": fitness, "budget": {"candidates": 60}})
+    )
     one = sum(f.stat().st_size for f in (models / "base").glob("*.safetensors"))
-    assert one > 230 * MIB
+    assert one > 110 * MIB
     search = start(spec, tmp_path / "run")
     try:
         wait_for(search, tmp_path / "run" / "recipes" / "trial_12.yaml")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from llvmlite.binding import set_option
 from numba import njit
+from numba.core.registry import cpu_target
 from torch import Tensor
 
 from evoaim.kernel import machine, packing
@@ -55,6 +56,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
+
+
+def warm() -> None:
+    """Let numba import what it does before it compiles or loads its first function."""
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
 
 
 @cache
