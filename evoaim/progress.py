@@ -43,7 +43,7 @@ class TerminalProgress:
 
     def stage(self, text: str) -> None:
         """Print a line for a new stage."""
-        self._console.print(f"[dim]·[/] {text}", highlight=False)
+        self._console.print(f"[dim]·[/] {escape(text)}", highlight=False)
 
     def candidate(self, snapshot: Snapshot) -> None:
         """Update the table, or print a line now and then."""

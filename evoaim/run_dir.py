@@ -265,5 +265,7 @@ def _difference(known: Mapping[str, Any], ours: Mapping[str, Any], path: str = "
             if found := _difference(a, b, f"{where}."):
                 return found
         elif a != b:
+            if not path and key not in known:  # all are written down, also those left out
+                return f"without {key}: another version of evoaim began it"
             return f"{where}: {a!r} there, {b!r} here"
     return ""

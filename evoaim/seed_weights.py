@@ -29,7 +29,7 @@ def measured_weights(evaluator: Evaluator, parents: Parents) -> list[Weights]:
 
     The norms take one pass over all experts.
     """
-    if not _weighs(evaluator.space):
+    if not weighs(evaluator.space):
         return []
     objectives = [o for o in evaluator.objectives if o.optimized]
     experts = {e: parents.estimates[e] for e in evaluator.space.models.experts}
@@ -66,6 +66,7 @@ def by_scores(objectives: list[Objective], estimates: Mapping[str, Estimates]) -
     return {e: p / sum(parts.values()) for e, p in parts.items()}
 
 
-def _weighs(space: SearchSpace) -> bool:
+def weighs(space: SearchSpace) -> bool:
+    """Whether a space gives every expert a weight of its own."""
     several = len(space.models.experts) > 1
     return several and any(s.name == "weight" and "expert" in s.per for s in space.searched)

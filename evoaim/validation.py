@@ -13,6 +13,7 @@ from evoaim.merger import Merger
 from evoaim.placement import size_text
 from evoaim.reuse import earlier_responses
 from evoaim.scoring import is_whole
+from evoaim.seed_weights import weighs
 from fitness.objectives import contradictions
 from search_spaces.genes import Choice, Gene
 from search_spaces.hygiene import count_genomes, null_directions
@@ -37,7 +38,9 @@ def describe(experiment: Experiment) -> Iterator[str]:
     evaluator = Evaluator.of(experiment)
     evaluator.engine.live  # noqa: B018 (whether it can be loaded)
     genes = evaluator.space.genes
-    yield f"genes       {len(genes)}; {len(evaluator.space.seeds())} seed recipes go first"
+    seeds = f"{len(evaluator.space.seeds())} seed recipes go first"
+    more = ", and those that sizes and scores of the experts suggest"
+    yield f"genes       {len(genes)}; {seeds}{more if weighs(evaluator.space) else ''}"
     yield from (f"            {_gene(g)}" for g in genes)
     for objective in evaluator.objectives:
         keys = ", ".join(m.key for m in objective.metrics)

@@ -50,3 +50,9 @@ def test_a_table_says_everything() -> None:
     for fact in ("30 raced out", "0.3 (2.00x parents)", "0.7375 ± 0.1", "12,340", "best code"):
         assert fact in table
     assert "0.123" not in table  # what candidates are compared by is no accuracy
+
+
+def test_a_stage_is_printed_as_it_is() -> None:
+    out = io.StringIO()
+    TerminalProgress(Console(file=out, width=80)).stage("trial 3: [red]shape[/] [1, 2]")
+    assert out.getvalue() == "· trial 3: [red]shape[/] [1, 2]\n"

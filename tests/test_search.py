@@ -183,6 +183,13 @@ def test_refusals_write_nothing(tiny: dict[str, Any], tmp_path: Path, finished: 
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
 
 
+def test_a_run_of_an_earlier_version_is_called_so(tiny: dict[str, Any], tmp_path: Path) -> None:
+    new = experiment(tiny).to_dict()
+    RunDir(tmp_path / "run").open({k: v for k, v in new.items() if k != "warm_start"})
+    with pytest.raises(ConfigError, match="without warm_start: another version of evoaim began it"):
+        RunDir(tmp_path / "run").check(new)
+
+
 def test_a_changed_panel_is_noticed(tiny: dict[str, Any], tmp_path: Path, finished: Path) -> None:
     copy, tasks = tmp_path / "copy", tmp_path / "tasks"
     shutil.copytree(finished, copy)
