@@ -41,6 +41,7 @@ SCHEDULES = {
     "m2n2_tpe": [{"kind": "m2n2", "candidates": 100}, {"kind": "tpe", "batch": 8}],
 }
 DELTA = "_delta"  # the same optimizer, with the genes of a parameter moved together
+MOVED = tuple(f"{kind}{DELTA}" for kind in ("nsga2", "age_moea2", "m2n2"))
 MEAN = Objective("mean", "maximize", ())
 
 
@@ -135,7 +136,7 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=10)
     arguments.add_argument("--first", type=int, default=0)
     arguments.add_argument("--candidates", type=int, default=200)
-    arguments.add_argument("--only", default=",".join([*OPTIMIZERS, *SCHEDULES, f"nsga2{DELTA}"]))
+    arguments.add_argument("--only", default=",".join([*OPTIMIZERS, *SCHEDULES, *MOVED]))
     given = arguments.parse_args()
     torch.set_num_threads(1)
     zoo = Zoo()
