@@ -24,10 +24,10 @@ from evoaim.standing import Standing
 from evoaim.storage_url import MEMORY, sqlite_url
 from evoaim.watcher import Unwatched, Watcher
 from fitness.types import Estimate, Goal, Objective
-from search_spaces.genes import Gene, Genome
+from search_spaces.genes import Choice, Gene, Genome
 from search_spaces.space import SearchSpace
 
-PATIENCE = 50  # batches without a new candidate, after which the space counts as exhausted
+PATIENCE = 50  # batches of known genomes, beyond as many as there are, before a search gives up
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,12 @@ class Search:
             study: SQLite file or storage URL; one that has trials is resumed. None: memory.
 
         Raises:
-            ConfigError: an unknown optimizer or option, or the study is another search's.
+            ConfigError: an unknown optimizer or option, a wrong goal or seed, no genes, several of
+                one name, or the study is another search's.
         """
         genes = space.genes if isinstance(space, SearchSpace) else tuple(space)
         initial = space.seeds() if isinstance(space, SearchSpace) else ()
+        _check(genes, goals, seed)
         objectives = tuple(Objective(name, goal, ()) for name, goal in goals.items())
         plan = stages(optimizer)
         proposer = build_schedule(plan, genes, len(objectives), seed, initial)
@@ -180,7 +182,7 @@ class Search:
             return self.fail(candidate, f"objective '{bad[0]}' is not finite")
         seconds = time.perf_counter() - candidate._begin
         estimates = {n: Estimate(float(v), 0.0) for n, v in values.items()}
-        if documents is not None and self._rows is not None:
+        if documents is not None and self._rows is not None and candidate.number in self._open:
             self._rows.keep(candidate.number, documents)
         self.record(Trial(candidate.number, candidate.genome, "done", estimates, seconds))
 
@@ -246,14 +248,14 @@ class Search:
     def _next(self) -> None:
         genomes = self._proposer.ask()
         if not genomes:
-            self.ended = "the optimizer finds no new candidates: the space is exhausted"
+            self.ended = "the optimizer finds no new candidates: the space is (nearly) exhausted"
             return
         self._batch = [json.dumps(dict(g)) for g in genomes]
         fresh = {k: g for k, g in zip(self._batch, genomes, strict=True) if k not in self._answers}
         self._queue = deque(fresh.values())
         self._stale = 0 if fresh else self._stale + 1
-        if self._stale >= PATIENCE:
-            self.ended = f"no new candidate in {PATIENCE} batches: the space counts as exhausted"
+        if self._stale >= PATIENCE + len(self._answers):  # a stage asks all it begins with again
+            self.ended = f"no new candidate in {self._stale} batches"
         self._watcher.batch_begins(self.standing)
 
     def _close(self) -> None:
@@ -284,3 +286,19 @@ class Search:
 def _violation(trial: Trial) -> float:
     """What the optimizer is told: below 1 for broken constraints, more for the raced out."""
     return trial.raced + trial.violation / (1 + trial.violation)
+
+
+def _check(genes: Sequence[Gene], goals: Mapping[str, Goal], seed: int) -> None:
+    names = [g.name for g in genes]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if not names or twice is not None:
+        raise ConfigError(f"genes: several named '{twice}'" if twice else "genes: none given")
+    if all(isinstance(g, Choice) and len(g.options) == 1 for g in genes):
+        raise ConfigError(f"genes: none of {', '.join(names)} has a second option")
+    wrong = [f"{n}: {g!r}" for n, g in goals.items() if g not in ("maximize", "minimize")]
+    if wrong or not goals:
+        raise ConfigError(
+            f"goals: name -> 'maximize' or 'minimize' expected, got {', '.join(wrong) or 'none'}"
+        )
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: a whole number from 0 to 2**32 - 1 expected, got {seed}")

@@ -145,8 +145,8 @@ class Crew(Generic[H]):
         self._agency.close()
 
     def _hand_out(self) -> None:
-        for place in sorted(self._places, key=lambda p: p.owed):
-            if self._queue and place.ticket is None:
+        for place in self._places:
+            if self._queue and place.ticket is None and not place.owed:
                 place.ticket = self._queue.popleft()
                 place.begun = time.monotonic()
                 place.hand.send("perform", self._tasks[place.ticket].job)

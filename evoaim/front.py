@@ -68,7 +68,7 @@ def spread(losses: Losses, n: int) -> list[int]:
 
 
 def layered(losses: Losses, n: int) -> list[int]:
-    """`n` rows by non-dominated layers, the last one's as far apart as they can be.
+    """`n` rows by non-dominated layers, within a layer those first that are far apart.
 
     Rows with NaN are left out.
     """
@@ -76,11 +76,9 @@ def layered(losses: Losses, n: int) -> list[int]:
     chosen: list[int] = []
     while len(left) and len(chosen) < n:
         layer = left[nondominated(losses[left])]
-        take = n - len(chosen)
-        kept = layer if len(layer) <= take else layer[spread(losses[layer], take)]
-        chosen += [int(i) for i in kept]
+        chosen += [int(i) for i in layer[spread(losses[layer], n - len(chosen))]]
         left = np.setdiff1d(left, layer)
-    return sorted(chosen)
+    return chosen
 
 
 def weighted(losses: Losses, names: Sequence[str], weights: Mapping[str, float]) -> int:

@@ -95,8 +95,8 @@ class Ledger:
             )
             known = study.metric_names
             if known is None:
+                study.set_user_attr(IDENTITY, identity)  # before what says that all is there
                 study.set_metric_names(names)
-                study.set_user_attr(IDENTITY, identity)
             theirs = study.user_attrs.get(IDENTITY, identity)
         goals = [d.name.lower() for d in study.directions]
         if (known is not None and known != names) or goals != directions:

@@ -116,7 +116,7 @@ def finalists(
         return [Finalist(t, None, True) for t in front_of(objectives, trials)]
     able = [t for t in trials if t.eligible]
     points = losses(objectives, [t.estimates for t in able])
-    chosen = [able[i] for i in layered(points, settings.finalists)] if able else []
+    chosen = [able[i] for i in sorted(layered(points, settings.finalists))] if able else []
     extension = Extension.of(parents.scheme)
     last: dict[int, Estimates] = {}
     open_ = {t.number: t for t in chosen}

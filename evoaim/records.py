@@ -62,7 +62,7 @@ class Records(Protocol):
 class PublicRecords:
     """Through Optuna's interface, one write after the other.
 
-    A `swap` is one step only for those who take the same `lock`.
+    `start` and `swap` are one step only for those who take the same `lock`.
     """
 
     storage: BaseStorage
@@ -78,11 +78,11 @@ class PublicRecords:
             params=dict(genome),
             distributions={n: distributions[n] for n in genome},
         )
-        trial_id = self.storage.create_new_trial(self.study_id, trial)
-        recorded = self.storage.get_trial(trial_id).number
-        if recorded != number:
-            raise misnumbered(recorded, number)
-        return trial_id
+        with self.lock:
+            recorded = self.storage.get_n_trials(self.study_id)
+            if recorded != number:
+                raise misnumbered(recorded, number)
+            return self.storage.create_new_trial(self.study_id, trial)
 
     def finish(self, trial_id: int, end: End) -> None:
         """See `Records`."""

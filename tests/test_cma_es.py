@@ -9,6 +9,7 @@ from test_optimizers import CUBE, MIXED, drawn, drive, losses_of
 from evoaim.optimizers import Losses, cma_es
 from evoaim.optimizers._mixed_cma import MixedDistribution
 from search_spaces.genes import Choice, Gene, Genome, Real, Whole
+from search_spaces.hygiene import count_genomes
 
 PARAMS = cma_es.Params(population=8)
 
@@ -111,3 +112,23 @@ def test_what_failed_altogether_teaches_nothing() -> None:
     late = np.array([[float(g[gene.name]) for gene in CUBE] for ask in asks[10:] for g in ask])
     assert np.allclose(late.mean(axis=0), 0.5, atol=0.1)
     assert np.allclose(late.std(axis=0), 0.2, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "genes",
+    [
+        [Choice(f"c{i}", tuple("abcd")) for i in range(4)],
+        [Whole(f"w{i}", 0, 5) for i in range(3)],
+        [Real("x", 0.0, 1.0, step=0.01), Choice("m", ("a", "b"))],
+    ],
+)
+def test_a_finite_space_is_asked_to_its_end(genes: list[Gene]) -> None:
+    """Nearly: uniform draws meet the last few by chance."""
+    total = count_genomes(genes, 10_000)
+    assert total is not None
+    proposer = cma_es.build(genes, 1, cma_es.Params(), 0, [])
+    asked = 0
+    while batch := proposer.ask():
+        asked += len(batch)
+        proposer.tell(np.array([[sum(map(ord, str(g)))] for g in batch], np.float64))
+    assert 0.97 * total <= asked <= total

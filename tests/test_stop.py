@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evoaim.ask_tell import Search
+from evoaim.ask_tell import PATIENCE, Search
 from evoaim.errors import ConfigError
 from evoaim.ledger import Ledger, sqlite_url
 from evoaim.limits import Limits, Plateau
@@ -146,3 +146,80 @@ def test_documents_are_not_taken_for_a_study_that_is_kept(tmp_path: Path) -> Non
     (candidate,) = search.ask(1)
     with pytest.raises(ConfigError, match="documents: are not recorded"):
         search.tell(candidate, sloped(candidate.genome), np.ones(4))
+
+
+def level(genome: Genome) -> Mapping[str, float]:
+    return {"one": float(genome["x"]), "two": -float(genome["x"])}  # nobody is dominated
+
+
+def test_a_stage_that_begins_with_a_large_front_goes_on() -> None:
+    n = 2 * PATIENCE
+    plan = [{"kind": "nsga2", "candidates": n}, {"kind": "random"}]  # the latter asks one by one
+    search = run(Search.over(NUMBERS, GOALS, plan, candidates=n + 20), level)  # type: ignore[arg-type]
+    assert len(search.trials) == n + 20
+
+
+def test_seeds_count_for_no_stage() -> None:
+    seeds = [{"x": i / 20, "y": 0.5} for i in range(20)]
+    plan = stages([{"kind": "qmc", "candidates": 8}, {"kind": "nsga2", "population": 6}])
+    proposer = build_schedule(plan, NUMBERS, 2, 0, seeds)
+    first: list[Genome] = []
+    while len(first) < 28:
+        batch = proposer.ask()
+        proposer.tell(np.array([[sloped(g)[n] for n in GOALS] for g in batch]))
+        first += batch
+    alone = build_schedule(stages({"kind": "qmc"}), NUMBERS, 2, 0, [])
+    assert first[:20] == seeds
+    assert first[20:28] == [g for _ in range(8) for g in alone.ask()][:8]
+
+
+def test_the_largest_seed_is_one_for_every_stage() -> None:
+    plan = [{"kind": "random", "candidates": 2}, {"kind": "tpe"}]
+    search = Search.over(NUMBERS, GOALS, plan, candidates=6, seed=2**32 - 1)  # type: ignore[arg-type]
+    assert len(run(search, sloped).trials) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"space": ()}, "genes: none given"),
+        ({"space": (NUMBERS[0], NUMBERS[0])}, "genes: several named 'x'"),
+        ({"space": (Choice("a", ("only",)),)}, "genes: none of a has a second option"),
+        ({"goals": {}}, "goals: .* expected, got none"),
+        ({"goals": {"a": "max"}}, "goals: .* expected, got a: 'max'"),
+        ({"seed": -1}, "seed: .* expected, got -1"),
+        ({"seed": 2**32}, "seed: .* expected, got 4294967296"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(change: dict[str, Any], match: str) -> None:
+    given = {"space": NUMBERS, "goals": GOALS, "optimizer": {"kind": "nsga2"}, **change}
+    with pytest.raises(ConfigError, match=match):
+        Search.over(**given)
+
+
+def test_documents_of_a_second_answer_are_not_taken() -> None:
+    search = Search.over(NUMBERS, GOALS, {"kind": "m2n2", "population": 6}, candidates=12)  # type: ignore[arg-type]
+    first, _ = search.ask(2)
+    search.tell(first, sloped(first.genome), np.ones(4))
+    with pytest.raises(ConfigError, match="has been told already"):
+        search.tell(first, sloped(first.genome), np.zeros(4))
+    assert search._rows is not None
+    assert search._rows._told[first.number].tolist() == [1, 1, 1, 1]
+
+
+def test_a_second_writer_does_no_harm(tmp_path: Path) -> None:
+    for url in (f"sqlite:///{tmp_path}/a", f"journal:///{tmp_path}/b"):
+
+        def opened(url: str = url) -> Search:
+            return Search.over(NUMBERS, GOALS, {"kind": "random"}, candidates=6, study=url)  # type: ignore[arg-type]
+
+        def step(search: Search) -> None:
+            for candidate in search.ask(1):
+                search.tell(candidate, sloped(candidate.genome))
+
+        ours, theirs = opened(), opened()
+        step(ours)
+        with pytest.raises(ConfigError, match="does another process write to it"):
+            step(theirs)
+        step(ours)
+        assert len(run(opened(), sloped).trials) == 6

@@ -10,9 +10,11 @@ from test_spaces import space_of
 
 from evoaim import Experiment, run_search
 from evoaim.errors import ConfigError
-from evoaim.results import Results
+from evoaim.ledger import Trial
+from evoaim.results import Entry, Results
 from evoaim.run_dir import RunDir
-from evoaim.warm_start import BEST, translated
+from evoaim.warm_start import BEST, _best, translated
+from fitness.types import Estimate, Objective
 from search_spaces.build import Layout
 from search_spaces.genes import Genome, canonical
 
@@ -115,3 +117,44 @@ def test_runs_that_have_nothing_to_offer_are_refused(
     missing = experiment(tiny, warm_start=[str(tmp_path / "nowhere")])
     with pytest.raises(ConfigError, match="nowhere"):
         run_search(missing, tmp_path / "missing")
+
+
+def test_layers_and_modules_come_before_the_rest() -> None:
+    space = space_of(TA, FINE)
+    by_module = {"weight.a.attn": 0.9, "weight.a.rest": 0.1}
+    assert cells(translated(by_module, space)) == [0.9, 0.9, 0.1]
+    two = {"weight.a.g0": 0.25, "weight.a.g1": 0.75, "weight.a.rest": 0.5}
+    four = space_of({**TA, "genes": {"weight": {"per": ["expert", "group"]}}}, Layout(3))
+    found = translated(two, four)
+    assert found is not None
+    assert [found[f"weight.a.g{k}"] for k in range(3)] == [0.25, 0.25, 0.75]
+
+
+def test_coarser_genes_take_the_mean_of_finer_ones() -> None:
+    fine = {f"weight.a.g{k}.attn": v for k, v in enumerate((0.25, 0.5, 0.75, 1.0))}
+    fine["weight.a.rest"] = 0.125
+    assert cells(translated(fine, space_of(TA, FINE))) == [0.375, 0.875, 0.125]
+    coarse = space_of({**TA, "genes": {"weight": {"per": ["expert"]}}}, Layout())
+    found = translated(fine, coarse)
+    assert found is not None
+    assert found["weight.a"] == 0.625
+
+
+def cells(found: Genome | None) -> list[object]:
+    assert found is not None
+    return [found[f"weight.a.{c}"] for c in ("g0.attn", "g1.attn", "rest")]
+
+
+def test_the_best_go_first() -> None:
+    class Earlier:
+        objectives = (Objective("x", "minimize", ()), Objective("y", "minimize", ()))
+        front = ()
+        trials = tuple(
+            Trial(n, {"n": n}, "done", {k: Estimate(v, 0.0) for k, v in zip("xy", p, strict=True)})
+            for n, p in enumerate([(4, 4), (3, 3), (0, 2), (1, 1), (2, 0)])
+        )
+
+    assert [g["n"] for g in _best(Earlier)] == [2, 4, 3, 1, 0]  # type: ignore[arg-type]
+    known = {"x": Estimate(0.0, 0.0), "y": Estimate(0.0, 0.0)}
+    Earlier.front = (Entry("trial 0", 0, {"n": 0}, {}, {}, None, known),)  # type: ignore[assignment]
+    assert [g["n"] for g in _best(Earlier)] == [0, 2, 4, 3, 1]  # type: ignore[arg-type]

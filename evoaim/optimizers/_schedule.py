@@ -20,7 +20,10 @@ CANDIDATES = "candidates"
 
 @dataclass(frozen=True)
 class Stage:
-    """One optimizer of a schedule, and for how many candidates it is asked (None: to the end)."""
+    """One optimizer of a schedule, and how many candidates of its own it is asked for.
+
+    None: to the end of the budget.
+    """
 
     kind: str
     module: ModuleType
@@ -83,7 +86,8 @@ def build_schedule(
 
     def begin(i: int, first: Sequence[Genome]) -> Proposer:
         stage = plan[i]
-        proposer: Proposer = stage.module.build(genes, n_objectives, stage.params, seed + i, first)
+        own = (seed + i) % 2**32
+        proposer: Proposer = stage.module.build(genes, n_objectives, stage.params, own, first)
         return proposer
 
     if len(plan) == 1:
@@ -99,6 +103,7 @@ class _Schedule:
         self._stage = 0
         self._current: Proposer = begin(0, initial)
         self._asked: set[tuple[Any, ...]] = set()
+        self._given = {tuple(g.items()) for g in initial}  # seeds count for no stage
         self._fresh = 0  # genomes that the current stage was the first to ask
         self._batch: list[Genome] = []
         self._told: list[Genome] = []
@@ -114,7 +119,7 @@ class _Schedule:
             self._current = self._begin(self._stage, list(self._front()))
         fresh = {tuple(g.items()) for g in batch} - self._asked
         self._asked |= fresh
-        self._fresh += len(fresh)
+        self._fresh += len(fresh - self._given)
         self._batch = batch
         return batch
 

@@ -19,7 +19,8 @@ PAPER = (
 OBJECTIVES = "one"
 _IDLE = 20  # generations without a new genome, after which it starts again
 _RESTARTS = 3  # in a row that found no new genome
-_DRAWS = 500  # uniform ones, after those
+_LARGEST = 32  # population of a restart, in first ones
+_DRAWS = 500  # uniform ones an ask, when restarts find nothing new any more
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class CmaProposer:
     """CMA-ES that starts at the best initial genome, and again elsewhere once it has converged.
 
     A sample whose genome was asked before is not asked again: it enters the update with the loss
-    that it had. Each restart is at a random point with twice the population.
+    that it had. Each restart is at a random point with twice the population, up to `_LARGEST`
+    times the first one.
     """
 
     def __init__(
@@ -59,20 +61,22 @@ class CmaProposer:
         self._asked: list[Key] = []
         self._samples: list[tuple[Sample, Key]] = []  # of the generation that is being evaluated
         self._distribution: MixedDistribution | None = None
+        self._largest = 0
+        self._worn = False  # restarts find nothing new
 
     def ask(self) -> list[Genome]:
         """The initial genomes, then the new ones of a generation; in the end none."""
         if self._initial:
             self._asked, self._initial = self._initial, []
             return self._genomes()
-        for _ in range(_RESTARTS):
+        for _ in range(0 if self._worn else _RESTARTS):
             for _ in range(_IDLE):
                 self._asked = self._generation()
                 if self._asked:
                     return self._genomes()
                 self._learn()
             self._distribution = self._restarted()
-        self._samples = []
+        self._worn, self._samples = True, []
         self._asked = self._new(self._rng.random((_DRAWS, len(self._cube.genes))))
         return self._genomes()
 
@@ -120,11 +124,14 @@ class CmaProposer:
             start = np.full(len(self._cube.genes), 0.5)
         else:
             start = self._cube.points([dict(best)])[0]
-        return self._at(start, self._params.population)
+        first = self._at(start, self._params.population)
+        self._largest = _LARGEST * first.population
+        return first
 
     def _restarted(self) -> MixedDistribution:
         assert self._distribution is not None
-        return self._at(self._rng.random(len(self._cube.genes)), 2 * self._distribution.population)
+        population = min(2 * self._distribution.population, self._largest)
+        return self._at(self._rng.random(len(self._cube.genes)), population)
 
     def _at(self, start: Point, population: int | None) -> MixedDistribution:
         seed = int(self._rng.integers(2**31))
