@@ -18,13 +18,14 @@ from evoaim.front import Losses
 from evoaim.ledger import Ledger, Trial
 from evoaim.limits import Limits
 from evoaim.optimizers import Proposer
+from evoaim.optimizers._check import check_question
 from evoaim.optimizers._schedule import build_schedule, stages
 from evoaim.results import losses
 from evoaim.standing import Standing
 from evoaim.storage_url import MEMORY, sqlite_url
 from evoaim.watcher import Unwatched, Watcher
 from fitness.types import Estimate, Goal, Objective
-from search_spaces.genes import Choice, Gene, Genome
+from search_spaces.genes import Gene, Genome
 from search_spaces.space import SearchSpace
 
 PATIENCE = 50  # batches of known genomes, beyond as many as there are, before a search gives up
@@ -104,7 +105,7 @@ class Search:
         """
         genes = space.genes if isinstance(space, SearchSpace) else tuple(space)
         initial = space.seeds() if isinstance(space, SearchSpace) else ()
-        _check(genes, goals, seed)
+        check_question(genes, goals, seed)
         objectives = tuple(Objective(name, goal, ()) for name, goal in goals.items())
         plan = stages(optimizer)
         proposer = build_schedule(plan, genes, len(objectives), seed, initial)
@@ -286,19 +287,3 @@ class Search:
 def _violation(trial: Trial) -> float:
     """What the optimizer is told: below 1 for broken constraints, more for the raced out."""
     return trial.raced + trial.violation / (1 + trial.violation)
-
-
-def _check(genes: Sequence[Gene], goals: Mapping[str, Goal], seed: int) -> None:
-    names = [g.name for g in genes]
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if not names or twice is not None:
-        raise ConfigError(f"genes: several named '{twice}'" if twice else "genes: none given")
-    if all(isinstance(g, Choice) and len(g.options) == 1 for g in genes):
-        raise ConfigError(f"genes: none of {', '.join(names)} has a second option")
-    wrong = [f"{n}: {g!r}" for n, g in goals.items() if g not in ("maximize", "minimize")]
-    if wrong or not goals:
-        raise ConfigError(
-            f"goals: name -> 'maximize' or 'minimize' expected, got {', '.join(wrong) or 'none'}"
-        )
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"seed: a whole number from 0 to 2**32 - 1 expected, got {seed}")
