@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A search on several machines through Ray, which needs `pip install 'evoaim[ray]'` on all of them.
+# A search on several machines through Ray, which needs `pip install -e '.[ray]'` on all of them.
 #   usage: ray_cluster.sh head [PORT]                 on the first machine; prints the address
 #          ray_cluster.sh join ADDRESS                on every other machine
 #          ray_cluster.sh search EXPERIMENT.yaml RUN_DIR [options of evoaim search ...]   on the first

@@ -1,4 +1,4 @@
-"""Makes optimizers.md and the charts of what compare.py has written.
+"""Makes README.md beside it and the charts of what compare.py has written.
 
 python experiments/optimizers/tables.py
 """
@@ -19,7 +19,7 @@ DOCS = HERE.parent.parent / "docs"
 COLOURS = ("#1f83c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#8b929b")
 INK = "#8b929b"
 SHOWN = {  # in the charts; the last one in grey
-    "hypervolume": ("nsga2", "tpe", "m2n2", "sms_emoa", "gp", "random"),
+    "hypervolume": ("nsga2_delta", "m2n2_delta", "gp", "tpe", "nsga2", "random"),
     "mean": ("cma_es", "de", "pso", "ga", "tpe", "random"),
 }
 WORDS = {
@@ -92,19 +92,21 @@ def chart(what: str, path: Path) -> None:
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.add_subplot()
         kinds = [k for k in SHOWN[what] if k in table]
-        for kind, colour in zip(kinds, [*COLOURS[: len(kinds) - 1], COLOURS[-1]], strict=True):
-            at = list(table[kind])
-            means = np.array([table[kind][n].mean() for n in at])
-            wide = np.array([half(table[kind][n]) for n in at])
-            axes.plot(at, means, marker="o", markersize=4, color=colour, label=kind)
-            axes.fill_between(at, means - wide, means + wide, color=colour, alpha=0.12, lw=0)
-        axes.set_xticks(at)
+        colours = [*COLOURS[: len(kinds) - 1], COLOURS[-1]]
+        for i, (kind, colour) in enumerate(zip(kinds, colours, strict=True)):
+            at = np.array(list(table[kind]), float) + 1.4 * (i - len(kinds) / 2)  # side by side
+            means = [found.mean() for found in table[kind].values()]
+            wide = [half(found) for found in table[kind].values()]
+            axes.errorbar(
+                at, means, wide, marker="o", markersize=4, elinewidth=1, color=colour, label=kind
+            )
+        axes.set_xticks(list(table[kinds[0]]))
         axes.set_xlabel("candidates", color=INK)
         axes.set_title(WORDS[what], loc="left", color=INK, fontsize=11)
         axes.tick_params(colors=INK)
         axes.grid(alpha=0.25, color=INK)
         axes.spines[:].set_visible(False)
-        axes.legend(frameon=False, labelcolor=INK)
+        axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
