@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from evoaim import Experiment, run_search
+from evoaim.crew import Crew
 from evoaim.errors import ConfigError
 from evoaim.results import Results
 from evoaim.run_dir import RunDir
@@ -60,15 +61,18 @@ def actors() -> list[psutil.Process]:
     return found
 
 
-def kill_each(n: int, but: set[int]) -> None:
-    """Kill `n` workers, each as soon as there is one."""
-    while n:
-        for process in actors():
-            if process.pid not in but:
-                but.add(process.pid)
-                process.kill()
-                n -= 1
-        time.sleep(0.05)
+def kill_at_work(crew: Crew[Any], n: int) -> None:
+    """Kill `n` workers of a crew of one, each as soon as it has the job."""
+    seen: set[int] = set()
+    while len(seen) < n:
+        fresh = [a for a in actors() if a.pid not in seen]
+        (place,) = crew._places
+        while fresh and place is crew._places[0] and place.ticket is None:
+            time.sleep(0.001)
+        if fresh and place is crew._places[0]:
+            seen.add(fresh[0].pid)
+            fresh[0].kill()
+        time.sleep(0.01)
 
 
 class Killer:
@@ -130,11 +134,11 @@ def test_a_candidate_whose_actors_all_die_fails_with_the_reason(
     try:
         crew.prepare(RunDir(tmp_path))
         job = Job(alone(experiment.models.base), "search", (Panel({"one": tuple(range(40))}),))
-        killer = threading.Thread(target=kill_each, args=(ATTEMPTS, set()))
+        killer = threading.Thread(target=kill_at_work, args=(crew, ATTEMPTS), daemon=True)
         killer.start()
         crew.submit(7, job)
         ticket, answer = crew.answer()
-        killer.join()
+        killer.join(60)
         assert ticket == 7
         assert answer.reason == (
             "lost 3 workers, the last one was killed or has crashed (out of memory?)"

@@ -17,6 +17,7 @@ import torch
 from test_memory import random_family
 
 from evoaim import Experiment, run_search
+from evoaim.crew import Crew
 from evoaim.errors import ConfigError
 from evoaim.processes import Processes
 from evoaim.results import Results
@@ -106,7 +107,7 @@ def test_a_model_that_is_not_there_is_refused_and_leaves_nobody(
     assert psutil.Process().children() == []
 
 
-def hired(tiny: dict[str, Any], run: Path, minutes: float | None = None) -> tuple[Processes, Job]:
+def hired(tiny: dict[str, Any], run: Path, minutes: float | None = None) -> tuple[Crew[Any], Job]:
     """One worker, ready, and a job for it."""
     budget = {"candidates": 1, "candidate_minutes": minutes}
     experiment = Experiment.from_dict({**tiny, "budget": budget})
@@ -122,20 +123,21 @@ def test_a_candidate_whose_workers_all_die_fails_with_the_reason(
     crew, job = hired(tiny, tmp_path)
 
     def kill_all() -> None:
+        """Each as soon as it has the job."""
         seen: set[int] = set()
         while len(seen) < ATTEMPTS:
-            for worker in workers():
-                if worker.pid not in seen:
-                    seen.add(worker.pid)
-                    worker.kill()
-            time.sleep(0.01)
+            (place,) = crew._places
+            if place.ticket is not None and place.hand.pid not in seen:
+                seen.add(place.hand.pid)
+                os.kill(place.hand.pid, signal.SIGKILL)
+            time.sleep(0.001)
 
-    killer = threading.Thread(target=kill_all)
+    killer = threading.Thread(target=kill_all, daemon=True)
     killer.start()
     try:
         crew.submit(7, job)
         ticket, answer = crew.answer()
-        killer.join()
+        killer.join(60)
         assert ticket == 7
         assert answer.reason == "lost 3 workers, the last one was killed (signal 9; out of memory?)"
         crew.submit(8, job)  # there is another worker for the next one
