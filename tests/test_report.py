@@ -105,6 +105,11 @@ CASES = {
     "parents unknown": (Plan(trials=8, rescored=False, parents=()), "parents are not scored yet"),
     "nothing yet": (Plan(trials=0, rescored=False), "No candidate has finished yet."),
     "all failed": (Plan(trials=2, rescored=False, failed=(0, 1)), "0 candidates evaluated, 2 more"),
+    "not even parents": (Plan(trials=0, rescored=False, parents=()), "No candidate has finished"),
+    "failed, no parents": (
+        Plan(trials=2, rescored=False, parents=(), failed=(0, 1)),
+        "No candidate has finished yet.",
+    ),
     "one omega": (Plan(trials=8, layer_groups=1, module_types=()), "1 is AIM off"),
 }
 
@@ -173,6 +178,26 @@ def test_an_interrupted_trial_is_counted(tmp_path: Path) -> None:
     ledger = ledger_of(run)
     ledger.start(4, Results.read(run).trials[0].genome)
     assert "1 was under way when this was written" in Page(write_report(run)).prose
+
+
+@pytest.mark.parametrize("parents", [(), ("base",)])
+def test_a_search_whose_first_trial_is_running_has_a_report(
+    tmp_path: Path, parents: tuple[str, ...]
+) -> None:
+    run = make_run(tmp_path / "run", Plan(trials=0, rescored=False, parents=parents))
+    ledger_of(run).start(0, {})
+    if not parents:
+        run.parents.unlink()
+    page = Page(write_report(run))
+    assert "No candidate has finished yet." in page.prose
+    assert "1 was under way when this was written" in page.prose
+    assert not page.data
+
+
+def test_infeasible_trials_without_parents_have_a_report(tmp_path: Path) -> None:
+    plan = Plan(trials=2, rescored=False, parents=(), failed=(0,), infeasible=(1,))
+    page = Page(write_report(make_run(tmp_path / "run", plan)))
+    assert "No candidate keeps the constraints" in page.prose
 
 
 def test_manifest_and_seeds_are_shown(tmp_path: Path) -> None:

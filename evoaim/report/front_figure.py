@@ -80,7 +80,9 @@ def background(found: Findings) -> Sequence[Entry]:
 
 
 def outside(found: Findings) -> int:
-    """How many candidates lie outside the drawn ranges."""
+    """How many candidates lie outside the drawn ranges; 0 where nothing is drawn."""
+    if not found.front:
+        return 0
     ranges = [(o.name, *_range(found, o)) for o in found.objectives[:MAX_OBJECTIVES]]
     return sum(
         any(not low <= e.search[n].value <= high for n, low, high in ranges) for e in found.others
