@@ -66,6 +66,8 @@ def test_page_shows_every_front_member_parent_and_objective(run: RunDir, page: P
                 assert name in page.prose
                 shown = text.estimate(Estimate(e["value"], e["stderr"]))
                 assert " ".join(shown.split()) in page.prose
+    assert "Reference point: math " in page.prose
+    assert "a point from their report scores would give other volumes." in page.prose
     assert page.prose.count("merge_method:") == len(front)
     assert "non-finite weights in model.layers.0" in page.prose
     assert f"evoaim export {run.path} --trial" in page.prose
@@ -136,6 +138,30 @@ def test_a_space_without_omega_is_said_to_be_one(tmp_path: Path) -> None:
     page = Page(write_report(run))
     assert "no omega gene" in page.prose
     assert "data-omega" not in page.data
+
+
+@pytest.mark.parametrize(
+    ("omegas", "words"),
+    [
+        ([1.0], "AIM is off in all of these merges: every omega is 1."),
+        ([1.0] * 9 + [0.9], "AIM is off or hardly used in these merges: "),
+        ([0.98], "omegas are at least 0.98."),
+        ([1.0, 0.5], ""),
+    ],
+)
+def test_a_front_that_hardly_uses_aim_is_said_to(
+    tmp_path: Path, omegas: list[float], words: str
+) -> None:
+    run = make_run(tmp_path / "run", Plan(trials=40))
+    front, at = read_json(run.front), 0
+    for entry in front:
+        for gene in (g for g in entry["genes"] if g.startswith("omega")):
+            entry["genes"][gene] = omegas[at % len(omegas)]
+            at += 1
+    write_json(run.front, front)
+    prose = Page(write_report(run)).prose
+    assert words in prose
+    assert bool(words) == ("in these merges" in prose or "of these merges" in prose)
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
