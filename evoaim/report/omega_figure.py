@@ -82,7 +82,7 @@ def _heat_map(found: Findings, genes: list[str]) -> Figure:
     """Genes down, front members across, in the order of the first objective."""
     first = found.objectives[0]
     front = _sorted(found, first)
-    scale = {"title": {"text": "omega"}, "thickness": 12, "outlinewidth": 0}
+    scale = {"title": {"text": "omega", "side": "right"}, "thickness": 12, "outlinewidth": 0}
     cells: Trace = {
         "type": "heatmap",
         "x": [str(e.trial) for e in front],
