@@ -89,6 +89,8 @@ def test_verdict_names_the_choice_by_search_scores_with_its_report_value(
 
 def test_figures_are_valid_plotly(page: Page) -> None:
     assert set(page.data) == {"data-front", "data-volume", "data-omega"}
+    (heat,) = json.loads(page.data["data-omega"])["data"]
+    assert heat["colorbar"]["title"]["side"] == "right"  # on top it would hide a figure
     for block in page.data.values():
         figure = json.loads(block)
         go.Figure(figure["data"], figure["layout"])  # raises on what plotly does not know
