@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from evoaim.report.text import estimate, promoted
+from evoaim.report.text import WRITTEN
 from evoaim.results import Entry, Results
 
 _MARKS = {"maximize": " (up)", "minimize": " (down)"}
@@ -60,4 +60,4 @@ def _cell(entry: Entry, name: str, level: str) -> str:
     known = {"search": entry.search, "promoted": entry.promoted, "report": entry.report}[level]
     if known is None or name not in known:
         return "-"
-    return estimate(known[name]) if level == "report" else promoted(known[name])
+    return WRITTEN[level](known[name])

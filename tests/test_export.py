@@ -154,6 +154,8 @@ def test_card_and_recipe_say_what_was_done(exported: tuple[int, Path]) -> None:
     config = yaml.safe_load((out / "mergekit_config.yml").read_text())
     assert config["merge_method"] == "ties"
     assert "aim" not in config
+    assert "without its AIM step" in (out / "mergekit_config.yml").read_text()
+    assert "with Activation-Informed Merging" in card
     recipe = Recipe.from_yaml(out / "recipe.yaml")
     assert recipe.aim is not None
     assert (out / str(recipe.aim.importance)).is_file()

@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+import evoaim
 from evoaim import Recipe
 from evoaim.checkpoint import Checkpoint
 from evoaim.commands import measure_command, merge_command
@@ -98,6 +99,31 @@ def test_no_text_holds_a_local_path(base: Path, family: dict[str, str], tmp_path
             assert secret not in text, f"{file.name} holds {secret!r}"
     hub = {"_name_or_path": "meta-llama/Llama-3.2-1B"}
     assert without_origins(hub) == hub  # a hub id is no path
+
+
+OFF = [{"filter": ".mlp.", "value": [1.0, 1.0]}, {"value": 1.0}]
+
+
+@pytest.mark.parametrize("omega", [1.0, OFF])
+def test_where_aim_is_off_nothing_says_that_it_was_used(
+    base: Path, family: dict[str, str], tmp_path: Path, omega: Any
+) -> None:
+    out = export(base, family["a"], tmp_path / "out", aim={"omega": omega})
+    card = (out / "README.md").read_text()
+    assert "Activation-Informed Merging (arXiv:2502.02421) was off." in card
+    assert "importance" not in card
+    assert "AIM step" not in card + (out / "mergekit_config.yml").read_text()
+    assert yaml.safe_load(card.split("---")[1])["tags"] == ["merge", "evoaim", "mergekit"]
+
+
+def test_a_card_ends_with_a_newline_and_links_to_no_package_index(
+    base: Path, family: dict[str, str], tmp_path: Path
+) -> None:
+    card = (export(base, family["a"], tmp_path / "out") / "README.md").read_text()
+    assert card.endswith("publish.\n")
+    assert "pypi.org" not in card
+    assert f"evoaim {evoaim.__version__} by" in card
+    assert "Activation-Informed" not in card
 
 
 def test_every_tensor_of_the_base_is_accounted_for(

@@ -80,5 +80,6 @@ def test_the_report_lists_the_first_genes_of_every_objective(tmp_path: Path) -> 
         listed = prose.split(head)[1].split("more genes")[0]
         for gene, share in list(found.shares.items())[:8]:
             assert f"{gene} {share:.2f}" in " ".join(listed.split())
+    assert "because the best switch it off" in prose
     short = Page(write_report(make_run(tmp_path / "short", Plan(trials=12)))).prose
     assert f"Not said of fewer than {FEWEST} finished candidates" in short

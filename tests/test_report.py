@@ -66,6 +66,8 @@ def test_page_shows_every_front_member_parent_and_objective(run: RunDir, page: P
                 assert name in page.prose
                 shown = text.estimate(Estimate(e["value"], e["stderr"]))
                 assert " ".join(shown.split()) in page.prose
+    assert "Reference point: math " in page.prose
+    assert "a point from their report scores would give other volumes." in page.prose
     assert page.prose.count("merge_method:") == len(front)
     assert "non-finite weights in model.layers.0" in page.prose
     assert f"evoaim export {run.path} --trial" in page.prose
@@ -87,6 +89,8 @@ def test_verdict_names_the_choice_by_search_scores_with_its_report_value(
 
 def test_figures_are_valid_plotly(page: Page) -> None:
     assert set(page.data) == {"data-front", "data-volume", "data-omega"}
+    (heat,) = json.loads(page.data["data-omega"])["data"]
+    assert heat["colorbar"]["title"]["side"] == "right"  # on top it would hide a figure
     for block in page.data.values():
         figure = json.loads(block)
         go.Figure(figure["data"], figure["layout"])  # raises on what plotly does not know
@@ -105,6 +109,11 @@ CASES = {
     "parents unknown": (Plan(trials=8, rescored=False, parents=()), "parents are not scored yet"),
     "nothing yet": (Plan(trials=0, rescored=False), "No candidate has finished yet."),
     "all failed": (Plan(trials=2, rescored=False, failed=(0, 1)), "0 candidates evaluated, 2 more"),
+    "not even parents": (Plan(trials=0, rescored=False, parents=()), "No candidate has finished"),
+    "failed, no parents": (
+        Plan(trials=2, rescored=False, parents=(), failed=(0, 1)),
+        "No candidate has finished yet.",
+    ),
     "one omega": (Plan(trials=8, layer_groups=1, module_types=()), "1 is AIM off"),
 }
 
@@ -131,6 +140,30 @@ def test_a_space_without_omega_is_said_to_be_one(tmp_path: Path) -> None:
     page = Page(write_report(run))
     assert "no omega gene" in page.prose
     assert "data-omega" not in page.data
+
+
+@pytest.mark.parametrize(
+    ("omegas", "words"),
+    [
+        ([1.0], "AIM is off in all of these merges: every omega is 1."),
+        ([1.0] * 9 + [0.9], "AIM is off or hardly used in these merges: "),
+        ([0.98], "omegas are at least 0.98."),
+        ([1.0, 0.5], ""),
+    ],
+)
+def test_a_front_that_hardly_uses_aim_is_said_to(
+    tmp_path: Path, omegas: list[float], words: str
+) -> None:
+    run = make_run(tmp_path / "run", Plan(trials=40))
+    front, at = read_json(run.front), 0
+    for entry in front:
+        for gene in (g for g in entry["genes"] if g.startswith("omega")):
+            entry["genes"][gene] = omegas[at % len(omegas)]
+            at += 1
+    write_json(run.front, front)
+    prose = Page(write_report(run)).prose
+    assert words in prose
+    assert bool(words) == ("in these merges" in prose or "of these merges" in prose)
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -173,6 +206,26 @@ def test_an_interrupted_trial_is_counted(tmp_path: Path) -> None:
     ledger = ledger_of(run)
     ledger.start(4, Results.read(run).trials[0].genome)
     assert "1 was under way when this was written" in Page(write_report(run)).prose
+
+
+@pytest.mark.parametrize("parents", [(), ("base",)])
+def test_a_search_whose_first_trial_is_running_has_a_report(
+    tmp_path: Path, parents: tuple[str, ...]
+) -> None:
+    run = make_run(tmp_path / "run", Plan(trials=0, rescored=False, parents=parents))
+    ledger_of(run).start(0, {})
+    if not parents:
+        run.parents.unlink()
+    page = Page(write_report(run))
+    assert "No candidate has finished yet." in page.prose
+    assert "1 was under way when this was written" in page.prose
+    assert not page.data
+
+
+def test_infeasible_trials_without_parents_have_a_report(tmp_path: Path) -> None:
+    plan = Plan(trials=2, rescored=False, parents=(), failed=(0,), infeasible=(1,))
+    page = Page(write_report(make_run(tmp_path / "run", plan)))
+    assert "No candidate keeps the constraints" in page.prose
 
 
 def test_manifest_and_seeds_are_shown(tmp_path: Path) -> None:

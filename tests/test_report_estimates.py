@@ -14,7 +14,10 @@ from synthetic_run import Plan, make_run
 
 from evoaim.front import hypervolume
 from evoaim.report import findings, optimism, provenance, table, text, write_report
+from evoaim.report.figures import volume_figure
 from evoaim.report.findings import Findings
+from evoaim.report.front_figure import MAX_NUMBERS, numbered
+from evoaim.report.note import trial_note
 from evoaim.report.style import hover
 from evoaim.report.verdict import verdict
 from evoaim.results import Results, losses
@@ -105,6 +108,56 @@ def test_only_eligible_trials_raise_the_hypervolume(found: Findings) -> None:
     assert gone == {*PLAN.raced, *PLAN.infeasible}
     trials = tuple(replace(e, search=best) if e.trial in gone else e for e in found.trials)
     assert findings.progress(replace(found, trials=trials)) == findings.progress(found)
+
+
+def exactly(found: Findings) -> Findings:
+    """The findings with parents that were scored on all search documents."""
+    parents = tuple(
+        replace(e, search={n: replace(s, stderr=0.0) for n, s in e.search.items()})
+        for e in found.parents
+    )
+    return replace(found, parents=parents)
+
+
+def test_what_is_from_all_search_documents_has_no_error(found: Findings) -> None:
+    known = exactly(found)
+    assert known.exact
+    for row in table.rows(known, known.parents):
+        assert not any("±" in line for cell in row.cells for line in cell.below)
+    assert all("0.000" not in hover(known, e) for e in known.parents)
+    early = exactly(replace(found, rescored=False, front=found.others))
+    assert all(not cell.stderr for row in table.rows(early, early.parents) for cell in row.cells)
+    assert "± 0.000" not in verdict(early).replace("\N{NO-BREAK SPACE}", " ")
+    assert "±" not in trial_note("", early.parents[0].search, found.objectives)
+
+
+def test_front_members_have_their_numbers_beside_their_marks(page: Page, found: Findings) -> None:
+    (names,) = [t for t in json.loads(page.data["data-front"])["data"] if t["name"] == "names"]
+    pick = findings.chosen(found)
+    assert pick is not None
+    others = [str(e.trial) for e in found.front if e is not pick]
+    shown = names["text"][-len(others) :]
+    assert len(others) > 1
+    assert all(text in (number, "") for text, number in zip(shown, others, strict=True))
+    assert any(shown)
+    for number, x in zip(others, names["x"][-len(others) :], strict=True):
+        (member,) = [e for e in found.front if str(e.trial) == number]
+        assert member.report is not None
+        assert x == member.report[found.objectives[0].name].value
+    assert "the trials’ numbers in the table" in page.prose
+    many = replace(found, front=found.front * MAX_NUMBERS)
+    assert not numbered(many)
+
+
+@pytest.mark.parametrize(("seeds", "inside"), [(2, False), (12, True), (90, True)])
+def test_the_name_of_the_seeds_stands_in_their_band_or_beside_it(
+    found: Findings, seeds: int, inside: bool
+) -> None:
+    figure = volume_figure(found, seeds)
+    assert figure is not None
+    (band,) = [s for s in figure["layout"]["shapes"] if s["type"] == "rect"]
+    (name,) = [a for a in figure["layout"]["annotations"] if "seed recipes" in a["text"]]
+    assert name["x"] == (band["x0"] if inside else band["x1"])
 
 
 def test_the_choice_is_by_all_search_documents(found: Findings) -> None:

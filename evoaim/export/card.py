@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from evoaim import __version__
 from search_spaces import strict_yaml
 from search_spaces.recipe import Recipe
 
@@ -15,6 +16,7 @@ class Card:
     """What the card says."""
 
     recipe: Recipe
+    relaxed: bool  # whether AIM changes any weight
     parents: Sequence[str]  # the base first
     scores: Mapping[str, Any]  # objective -> {"value", "stderr"} on the report documents; may be {}
     experiment: str
@@ -31,8 +33,9 @@ _TEMPLATE = """\
 # {{ title }}
 
 A merge of {{ parents[1:] | join(', ') }} on the base {{ parents[0] }}, made with
-[evoaim](https://pypi.org/project/evoaim/) by the method `{{ recipe.merge_method }}`\
-{% if recipe.aim %} with Activation-Informed Merging (arXiv:2502.02421){% endif %}.
+evoaim {{ version }} by the method `{{ recipe.merge_method }}`\
+{% if relaxed %} with Activation-Informed Merging (arXiv:2502.02421)\
+{% elif recipe.aim %}; Activation-Informed Merging (arXiv:2502.02421) was off{% endif %}.
 {% if scores %}
 ## Scores
 
@@ -61,13 +64,13 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 {{ text }}```
 
 `evoaim merge recipe.yaml OUT` rebuilds the weights (adapt the models' names to where yours are)
-{%- if recipe.aim %};
+{%- if relaxed %};
 the importance of the base's input channels is in `reproduce/`{% endif %}
 {%- if measured and recipe.statistics %}; the models' statistics on text are in `reproduce/`
 {%- elif measured %}; measure the models' statistics on text anew
 (`evoaim calibrate --statistics`), they are too large to go along{% endif %}.
 {%- if mergekit %} `mergekit_config.yml` is
-the same merge for mergekit{% if recipe.aim %}, which lacks the AIM step{% endif %}.
+the same merge for mergekit{% if relaxed %}, which lacks the AIM step{% endif %}.
 {%- else %} mergekit does
 not have this method.
 {%- endif %}
@@ -88,15 +91,19 @@ def model_card(card: Card) -> str:
         "base_model_relation": "merge",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["merge", "evoaim"] + ["mergekit"] * (card.mergekit and card.recipe.aim is None),
+        "tags": ["merge", "evoaim"] + ["mergekit"] * (card.mergekit and not card.relaxed),
     }
     # Markdown, not HTML; names come from paths and hub ids, so only line breaks could do harm
-    environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=False)
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
     return environment.from_string(_TEMPLATE).render(
         metadata=strict_yaml.dump(metadata),
         title=f"{card.experiment or 'Merge'} ({card.recipe.merge_method})",
         parents=card.parents,
+        version=__version__,
         recipe=card.recipe,
+        relaxed=card.relaxed,
         scores=card.scores,
         experiment=card.experiment,
         text=card.recipe.to_yaml(),

@@ -89,9 +89,11 @@ def write_texts(
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     mergekit = recipe.merge_method in MERGEKIT
     if mergekit:
-        (folder / "mergekit_config.yml").write_text(_mergekit(recipe), encoding="utf-8")
+        config = _mergekit(recipe, relaxed=importance is not None)
+        (folder / "mergekit_config.yml").write_text(config, encoding="utf-8")
     card = Card(
         recipe=recipe,
+        relaxed=importance is not None,
         parents=[public[name] for name in parents],
         scores=exported.scores,
         experiment=exported.experiment,
@@ -124,11 +126,11 @@ def public_names(models: Sequence[str]) -> dict[str, str]:
     return {m: n.strip("/") for m, n in names.items()}
 
 
-def _mergekit(recipe: Recipe) -> str:
+def _mergekit(recipe: Recipe, relaxed: bool) -> str:
     config = recipe.to_mergekit()
     if recipe.dtype is None:
         config["dtype"] = "float32"  # what our arithmetic is; mergekit's default is the inputs'
-    note = "# The merge without its AIM step, which mergekit does not have.\n" if recipe.aim else ""
+    note = "# The merge without its AIM step, which mergekit does not have.\n" if relaxed else ""
     if recipe.merge_method.startswith("dare"):
         note += "# mergekit draws other random masks.\n"
     return note + strict_yaml.dump(config)

@@ -9,8 +9,8 @@ from evoaim.gene_importance import FEWEST, gene_importances
 from evoaim.report import findings, optimism, page, provenance, table, text, verdict
 from evoaim.report.figures import best_figure, volume_figure
 from evoaim.report.findings import Findings, drawn
-from evoaim.report.front_figure import background, front_figure, outside
-from evoaim.report.omega_figure import omega_figure
+from evoaim.report.front_figure import background, front_figure, numbered, outside
+from evoaim.report.omega_figure import omega_figure, omega_words
 from evoaim.results import Entry, Results
 from evoaim.run_dir import RunDir, write_text
 from search_spaces import strict_yaml
@@ -58,7 +58,9 @@ def _content(run: RunDir) -> dict[str, Any]:
             "volume": None if one else volume_figure(found, seeds),
             "omega": omega_figure(found),
         },
+        "aim": omega_words(found),
         "outside": 0 if one else outside(found),
+        "numbered": not one and numbered(found),
         "drawn": len(drawn(found.trials, 1) if one else background(found)),
         "others": len(found.trials if one else found.others),
         "columns": table.columns(found),

@@ -24,6 +24,7 @@ from evoaim.report.style import (
 from evoaim.results import Entry
 
 _LINE = 17.0  # pixels between two lines of text
+_WIDE = 0.2  # of the chart: a band from here on holds its own name
 _CANDIDATES = "candidates, in the order they were proposed"
 
 
@@ -124,11 +125,14 @@ def _frame(last: int, words: str, limits: tuple[float, float], seeds: int) -> di
         "annotations": [],
     }
     if seeds:
-        band = {"x0": -1, "x1": min(seeds, last + 1) - 0.5, "y0": 0, "y1": 1, "yref": "paper"}
+        end = min(seeds, last + 1) - 0.5
+        band = {"x0": -1, "x1": end, "y0": 0, "y1": 1, "yref": "paper"}
         look = {"fillcolor": FAINT, "opacity": 0.14, "line": {"width": 0}, "layer": "below"}
         frame["shapes"].append({"type": "rect", **band, **look})
-        place = {"x": -1, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top"}
-        frame["annotations"].append({**place, **_words("seed recipes", FAINT)})
+        inside = end + 1 >= _WIDE * (last + 2)
+        place = {"x": -1 if inside else end, "xanchor": "left", "y": 1, "yanchor": "top"}
+        words = "seed recipes" if inside else "\N{LEFTWARDS ARROW} seed recipes"
+        frame["annotations"].append({**place, "yref": "paper", **_words(words, FAINT)})
     return frame
 
 

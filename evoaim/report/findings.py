@@ -45,6 +45,12 @@ class Findings:
         return any(e.promoted is not None for e in self.front)
 
     @cached_property
+    def exact(self) -> bool:
+        """Whether some estimate is from all search documents, so that it has no error."""
+        known = [s for e in (*self.front, *self.parents) for s in (e.search, e.known)]
+        return any(e.stderr == 0 for estimates in known for e in estimates.values())
+
+    @cached_property
     def apart(self) -> bool:
         """Whether candidates were compared by figures with a level of their own."""
         known = [e.search for e in (*self.parents, *self.trials)]

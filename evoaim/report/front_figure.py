@@ -24,6 +24,7 @@ from evoaim.report.style import (
 from evoaim.results import Entry, Estimates
 from fitness.types import Objective
 
+MAX_NUMBERS = 40  # front members; of more, no number can be made out
 MAX_OBJECTIVES = 6  # in one matrix; of more, the first ones are drawn
 _PAGE = 960  # pixels: the width that labels are placed for
 _MARK = 8  # pixels
@@ -79,8 +80,15 @@ def background(found: Findings) -> Sequence[Entry]:
     return drawn(found.others, k * (k - 1) // 2)
 
 
+def numbered(found: Findings) -> bool:
+    """Whether the front's marks have their trials' numbers beside them."""
+    return len(found.front) <= MAX_NUMBERS
+
+
 def outside(found: Findings) -> int:
-    """How many candidates lie outside the drawn ranges."""
+    """How many candidates lie outside the drawn ranges; 0 where nothing is drawn."""
+    if not found.front:
+        return 0
     ranges = [(o.name, *_range(found, o)) for o in found.objectives[:MAX_OBJECTIVES]]
     return sum(
         any(not low <= e.search[n].value <= high for n, low, high in ranges) for e in found.others
@@ -175,7 +183,7 @@ def _shifts(found: Findings, p: _Panel, entries: Sequence[Entry], color: str) ->
 def _names(
     found: Findings, p: _Panel, ranges: dict[str, tuple[float, float]], size: tuple[float, float]
 ) -> Trace:
-    """The names of the parents and of the trial that the report's first sentence is about."""
+    """The names of the parents and of the trial that the report leads with, others' numbers."""
 
     def pixel(at: Estimates) -> tuple[float, float]:
         (left, right), (low, high) = ranges[p.x.name], ranges[p.y.name]
@@ -183,11 +191,17 @@ def _names(
         return across * size[0], (high - at[p.y.name].value) / (high - low) * size[1]
 
     pick = chosen(found)
+    rest = [e for e in found.front if e is not pick]
     named = [*found.parents, *([pick] if pick else [])]
-    values = [counted(e, found.split) for e in named]
-    others = [counted(e, found.split) for e in found.front if e is not pick]
-    others += [e.known for e in (*found.parents, *found.front) if found.rescored]
     names = [e.name if len(e.name) <= 24 else f"{e.name[:23]}…" for e in named]
+    look = [(PARENT, 13)] * len(found.parents) + [(FRONT, 13)] * bool(pick)
+    if numbered(found):
+        named += rest
+        names += [str(e.trial) for e in rest]
+        look += [(FRONT, 11)] * len(rest)
+    values = [counted(e, found.split) for e in named]
+    others = [] if numbered(found) else [counted(e, found.split) for e in rest]
+    others += [e.known for e in (*found.parents, *found.front) if found.rescored]
     positions = place(names, list(map(pixel, values)), list(map(pixel, others)), size)
     return {
         "type": "scatter",
@@ -198,7 +212,7 @@ def _names(
         "y": [v[p.y.name].value for v in values],
         "text": [plain(n) if at else "" for n, at in zip(names, positions, strict=True)],
         "textposition": [at or "top center" for at in positions],
-        "textfont": {"color": [PARENT] * len(found.parents) + [FRONT] * bool(pick), "size": 13},
+        "textfont": {"color": [c for c, _ in look], "size": [s for _, s in look]},
         "hoverinfo": "skip",
         "showlegend": False,
     }

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 Pixel = tuple[float, float]  # x to the right, y downwards
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-POSITIONS = {  # plotly's text position -> the label's centre off the mark, in label sizes
-    "top center": (0.0, -1.0),
-    "bottom center": (0.0, 1.0),
+# plotly's text position -> the label's centre off the mark, in label sizes; first those between
+# the error bars
+POSITIONS = {
     "top right": (0.5, -1.0),
     "top left": (-0.5, -1.0),
     "bottom right": (0.5, 1.0),
     "bottom left": (-0.5, 1.0),
+    "top center": (0.0, -1.0),
+    "bottom center": (0.0, 1.0),
     "middle right": (0.5, 0.0),
     "middle left": (-0.5, 0.0),
 }

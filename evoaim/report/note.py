@@ -30,7 +30,7 @@ def trial_note(
         lower = {o.name for o in objectives if o.goal == "minimize"}
         watched = set(names[len(objectives) :])
         lines = [
-            f"- {_plain(n)}: **{text.estimate(estimates[n])}**{_documents(estimates[n])}"
+            f"- {_plain(n)}: **{text.searched(estimates[n])}**{_documents(estimates[n])}"
             f"{' (lower is better)' * (n in lower)}{' (watched)' * (n in watched)}"
             for n in names
         ]

@@ -9,6 +9,7 @@ from fitness.types import Objective
 
 MAX_LINES = 3  # genes; more are a heat map
 MAX_PANELS = 4  # objectives side by side
+OFF = 0.98  # an omega from here on hardly changes a merge
 _GUTTER = 0.03  # between panels, as a fraction of the width
 
 
@@ -16,6 +17,21 @@ def omega_genes(found: Findings) -> list[str]:
     """Names of the omega genes that front members have, in the space's order."""
     names = (g for e in found.front for g in e.genes)
     return [g for g in dict.fromkeys(names) if g == "omega" or g.startswith("omega.")]
+
+
+def omega_words(found: Findings) -> str:
+    """Says it where the front does not use AIM, or hardly; else empty."""
+    genes = omega_genes(found)
+    omegas = [float(e.genes[g]) for e in found.front for g in genes if g in e.genes]
+    if omegas and min(omegas) == 1.0:
+        return "AIM is off in all of these merges: every omega is 1."
+    off = sum(omega >= OFF for omega in omegas)
+    if not omegas or off < 0.9 * len(omegas):
+        return ""
+    return (
+        f"AIM is off or hardly used in these merges: {off} of {len(omegas)} omegas are at least "
+        f"{OFF:g}."
+    )
 
 
 def omega_figure(found: Findings) -> Figure | None:
@@ -66,7 +82,7 @@ def _heat_map(found: Findings, genes: list[str]) -> Figure:
     """Genes down, front members across, in the order of the first objective."""
     first = found.objectives[0]
     front = _sorted(found, first)
-    scale = {"title": {"text": "omega"}, "thickness": 12, "outlinewidth": 0}
+    scale = {"title": {"text": "omega", "side": "right"}, "thickness": 12, "outlinewidth": 0}
     cells: Trace = {
         "type": "heatmap",
         "x": [str(e.trial) for e in front],

@@ -16,8 +16,6 @@ Trace = dict[str, Any]
 FRONT, PARENT, FAINT = "#1f83c6", "#d55e00", "#8b929b"
 CYCLE = (FRONT, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
-_SHOW = {"report": text.estimate, "promoted": text.promoted, "search": text.estimate}
-
 LAYOUT: dict[str, Any] = {
     "autosize": True,
     "margin": {"l": 64, "r": 24, "t": 40, "b": 56},
@@ -52,7 +50,7 @@ def hover(found: Findings, entry: Entry) -> str:
     for name in [*(o.name for o in found.objectives), *found.watched]:
         levels = {"report": entry.report, "promoted": entry.promoted, "search": entry.search}
         known = [
-            f"{_SHOW[level](e[name])}{f' ({level})' if entry.report else ''}"
+            f"{text.WRITTEN[level](e[name])}{f' ({level})' if entry.report else ''}"
             for level, e in levels.items()
             if e and name in e
         ]

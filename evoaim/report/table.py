@@ -1,6 +1,6 @@
 """The rows of the report's table: front and parents, each objective on both document sets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evoaim.report import text
@@ -63,13 +63,13 @@ def rows(found: Findings, entries: Sequence[Entry]) -> list[Row]:
         now = _quantities(found, counted(e, found.split))
         below = _below(found, e)
         others = [
-            ["–" if q is None else show(q) for q in _quantities(found, known)]
-            for known, show in below.values()
+            ["–" if q is None else text.WRITTEN[level](q) for q in _quantities(found, known)]
+            for level, known in below.items()
         ]
         cells = tuple(
             Cell(
                 text.number(n.value) if n else "–",
-                text.stderr(n) if n else "",
+                text.stderr(n) if n and (n.stderr or found.split == "report") else "",
                 tuple(other[i] for other in others),
                 n is not None and n.value == best[i],
             )
@@ -92,12 +92,12 @@ def failures(reasons: Mapping[int, str]) -> list[tuple[str, list[int]]]:
     return sorted(groups.items(), key=lambda group: -len(group[1]))
 
 
-def _below(found: Findings, entry: Entry) -> dict[str, tuple[Estimates, Callable[[Estimate], str]]]:
-    """What else is known of an entry once the report estimates count, and how it is written."""
+def _below(found: Findings, entry: Entry) -> dict[str, Estimates]:
+    """What else is known of an entry once the report estimates count."""
     if not found.rescored:
         return {}
-    promoted = {} if entry.promoted is None else {"promoted": (entry.promoted, text.promoted)}
-    return {**promoted, "search": (entry.search, text.estimate)}
+    promoted = {} if entry.promoted is None else {"promoted": entry.promoted}
+    return {**promoted, "search": entry.search}
 
 
 def _has_mean(found: Findings) -> bool:

@@ -22,9 +22,13 @@ def estimate(e: Estimate) -> str:
     return f"{number(e.value)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{stderr(e)}"
 
 
-def promoted(e: Estimate) -> str:
-    """An estimate from more search documents; the value alone where it was all of them: 0.812."""
+def searched(e: Estimate) -> str:
+    """An estimate from search documents; the value alone where it was all of them: 0.812."""
     return estimate(e) if e.stderr else number(e.value)
+
+
+# How an estimate of each level is written.
+WRITTEN = {"report": estimate, "promoted": searched, "search": searched}
 
 
 def stderr(e: Estimate) -> str:

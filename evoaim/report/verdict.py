@@ -22,9 +22,10 @@ def verdict(found: Findings) -> str:
         return _by_volume(found)
     parent = best(found, found.parents, found.split)
     ours, theirs = (mean(found, counted(e, found.split)) for e in (pick, parent))
+    written = text.WRITTEN[found.split]
     figures = (
-        f"on {ON[found.split]} its {_what(found)} is {text.estimate(ours)}, "
-        f"that of the best parent ({parent.name}) {text.estimate(theirs)}."
+        f"on {ON[found.split]} its {_what(found)} is {written(ours)}, "
+        f"that of the best parent ({parent.name}) {written(theirs)}."
     )
     name = _capital(pick.name)
     lead = _lead(found, ours, theirs)
