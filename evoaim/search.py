@@ -7,7 +7,7 @@ from pathlib import Path
 from evoaim.ask_tell import Search
 from evoaim.config import Experiment
 from evoaim.document_rows import DocumentRows
-from evoaim.errors import ConfigError
+from evoaim.errors import ConfigError, under
 from evoaim.evaluator import Evaluator
 from evoaim.ledger import Ledger, Trial
 from evoaim.loop import Loop
@@ -65,7 +65,8 @@ def run_search(
         if crew.n > 1:
             progress.stage(f"{crew.n} workers: {', '.join(crew.devices)}")
         reused = kept_responses(run) or earlier_responses(experiment, evaluator)
-        warm = kept_genomes(run) or earlier_genomes(experiment, evaluator.space)
+        with under("warm_start"):
+            warm = kept_genomes(run) or earlier_genomes(experiment, evaluator.space)
         evaluator.check(len(reused.others))
         with run.locked():
             run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
