@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from evoaim.cli import main
 
@@ -126,6 +127,20 @@ def test_missing_files_and_folders(evoaim: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_an_interrupted_search_says_how_to_continue_in_one_line(
+    evoaim: Run, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evoaim.search.run_search", interrupted)
+    monkeypatch.setattr("evoaim.commands.ERR", Console(stderr=True, width=40))
+    file = write(tmp_path / "an experiment.yaml", tiny)
+    status, _, err = evoaim("search", file, "--run-dir", tmp_path / "run")
+    assert status == 130
+    assert f"Continue with: evoaim search '{file}' --run-dir {tmp_path}/run\n" in err
+
+
 def test_run_directories_that_are_not_ours(
     evoaim: Run, tiny: dict[str, Any], tmp_path: Path, finished: Path
 ) -> None:
@@ -200,6 +215,47 @@ def test_validate_says_what_would_be_run(evoaim: Run, tiny: dict[str, Any], tmp_
     for fact in ("memory", "omega: [0, 1]", *cost, "valid"):
         assert fact in out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["experiment.yaml"]
+
+
+def test_validate_tells_optimizer_storage_and_warm_start(
+    evoaim: Run, tiny: dict[str, Any], tmp_path: Path, finished: Path
+) -> None:
+    stages = [{"kind": "random", "candidates": 12}, {"kind": "nsga2", "population": 4}]
+    changes = {"optimizer": stages, "warm_start": str(finished), "budget": {"candidates": 12}}
+    changes["storage"] = f"sqlite:///{tmp_path}/study.db"
+    file = write(tmp_path / "experiment.yaml", {**tiny, **changes})
+    status, out, err = evoaim("validate", file)
+    assert status == 0, err
+    assert "optimizer   random for 12 candidates, then nsga2" in out
+    assert re.search(r"warm start  [1-9]\d* genomes of earlier runs", out)
+    assert re.search(r"storage     sqlite:///", out)
+    assert "optimizer.1 (nsga2) never begins" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["experiment.yaml"]
+    status, out, _ = evoaim("validate", file, "--set", "budget.candidates=13")
+    assert "never begins" not in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("storage=mydb.sqlite", r"storage: 'mydb\.sqlite' is no storage URL; allowed are sqlite"),
+        ("storage=foo://bar", r"storage: 'foo' is no kind of storage; allowed are sqlite"),
+        ("storage=mysql://me@host/db", r"storage: .* needs the module 'MySQLdb'"),
+        ("storage=sqlite:////nowhere/at/all.db", r"storage: .*cannot be opened.*'/nowhere/at'"),
+        ("warm_start=/nowhere", r"warm_start: '/nowhere'"),
+    ],
+)
+def test_validate_refuses_what_search_refuses(
+    evoaim: Run, tiny: dict[str, Any], tmp_path: Path, change: str, message: str
+) -> None:
+    file = write(tmp_path / "experiment.yaml", tiny)
+    status, out, err = evoaim("validate", file, "--set", change)
+    assert status == 2
+    assert re.search(message, err), err
+    assert not out.endswith("valid\n")
+    status, _, err = evoaim("search", file, "--run-dir", tmp_path / "run", "--set", change)
+    assert status == 2
+    assert re.search(message.partition(".*")[0], err), err
 
 
 def test_calibrate_and_merge(
