@@ -168,7 +168,7 @@ def _finish(
     """Promote, re-score front and parents on the report documents, write the JSON files."""
     if evaluator.experiment.fitness.promoted() is not None:
         progress.stage("scoring the best candidates on more search documents")
-    chosen = finalists(run, evaluator, workers, parents, trials)
+    chosen = finalists(run, evaluator, workers, parents, trials, progress)
     progress.stage("re-scoring the front on the report documents")
     everything = evaluator.documents["report"]
     recipes = {f.trial.number: evaluator.space.decode(f.trial.genome) for f in chosen}
@@ -177,7 +177,7 @@ def _finish(
         Wanted(f"trial_{n}", "report", everything, recipes[n])
         for n in (f.trial.number for f in chosen if f.kept)
     ]
-    answers = scored(run, evaluator, workers, wanted)
+    answers = scored(run, evaluator, workers, wanted, progress)
     entries = []
     for finalist in chosen:
         trial, report = finalist.trial, None
