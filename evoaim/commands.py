@@ -197,8 +197,12 @@ def front_command(run_dir: Path, pick: str | None, style: str) -> None:
     if style == "json":
         sys.stdout.write(json.dumps([e.to_dict() for e in entries], indent=1) + "\n")
         return
-    _print_front(results, entries, title)
-    if not results.front and entries:
+    if entries or results.parents:
+        _print_front(results, entries, title)
+    if not entries:
+        done = any(t.state == "done" for t in results.trials)
+        _say(f"no candidate {'keeps the constraints' if done else 'has finished'} yet", ERR)
+    elif not results.front:
         _say("the search has not finished: no report scores yet", ERR)
 
 

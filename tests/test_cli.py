@@ -101,7 +101,7 @@ def test_a_mistake_in_the_experiment(
         ("name: a\nname: b", "duplicate key 'name'"),
         ("a: &a [1]\nb: [*a, *a]", "aliases"),
         ("- 1", "expected 'key: value'"),
-        ("", "expected 'key: value'"),
+        ("", "is empty; expected 'key: value'"),
         ("name: !!python/object/apply:os.system [ls]", "tags are not accepted"),
     ],
 )
@@ -177,6 +177,24 @@ def test_front(evoaim: Run, finished: Path) -> None:
     status, _, err = evoaim("front", finished, "--pick", "best")
     assert status == 2
     assert "knee, or NAME=WEIGHT" in err
+
+
+def test_a_run_without_candidates_says_so(
+    evoaim: Run, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evoaim.search.score_parents", interrupted)
+    run = tmp_path / "run"
+    status, _, _ = evoaim("search", write(tmp_path / "x.yaml", tiny), "--run-dir", run)
+    assert status == 130
+    status, out, err = evoaim("front", run)
+    assert (status, out) == (0, "")
+    assert err == "no candidate has finished yet\n"
+    status, _, err = evoaim("export", run, "--trial", 0, tmp_path / "out")
+    assert status == 2
+    assert "trial 0: no candidate of this run has finished yet" in err
 
 
 def test_evaluate_agrees_with_the_run(

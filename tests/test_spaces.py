@@ -229,7 +229,11 @@ TA = {"method": "task_arithmetic", "genes": {"weight": {}}}
         ({"genes": {"omega": {}}}, Layout(), r"task_arithmetic needs 'weight'"),
         ({"fixed": 5}, Layout(), r"fixed: 'parameter: value' expected, got 5"),
         ({"fixed": {"weight": 1}}, Layout(), r"fixed.weight: is searched already"),
-        ({"fixed": {"omega": 1}}, Layout(), r"AIM parameters are genes, or left out"),
+        (
+            {"fixed": {"omega": 1.4}},
+            Layout(),
+            r"or left out; to hold omega .* of \[0, 1\].*: {omega: {low: 0\.4, high: 0\.4001}}",
+        ),
         ({"fixed": {"normalise": True}}, Layout(), r"did you mean 'normalize'\?"),
         ({"fixed": {"normalize": 1}}, Layout(), r"true or false expected, got 1"),
     ],
