@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from evoaim import __version__
 from evoaim.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -339,6 +340,25 @@ def test_list(evoaim: Run, what: str) -> None:
         "panels": "guard: default 0.2",
     }
     assert expected[what] in out
+
+
+def test_lists_explain_options_and_print_whole_numbers(evoaim: Run) -> None:
+    _, out, _ = evoaim("list", "optimizers")
+    assert "    objectives: one or more\n" in out
+    assert "    options: How many candidates are asked at once.\n    batch: default 1\n" in out
+    assert "    population: default null\n" in out
+    assert "    candidates: required; after so many the next one begins\n" in out
+    for what in ("optimizers", "methods", "spaces", "estimators", "panels"):
+        _, out, _ = evoaim("list", what)
+        assert not re.search(r"(default|fixed at) [\d]+\.0\b|default None", out)
+        assert "options: None" not in out
+
+
+def test_version_and_short_help(evoaim: Run) -> None:
+    assert evoaim("--version") == (0, f"evoaim {__version__}\n", "")
+    assert evoaim("-h") == evoaim("--help")
+    assert "The demo zoo" in evoaim("zoo", "-h")[1]
+    assert evoaim("search", "-h") == evoaim("search", "--help")
 
 
 def test_usage_mistakes(evoaim: Run) -> None:
