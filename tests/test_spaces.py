@@ -195,6 +195,14 @@ def test_presets_search_omega_over_its_whole_range() -> None:
 TA = {"method": "task_arithmetic", "genes": {"weight": {}}}
 
 
+def test_a_narrow_range_holds_a_value() -> None:
+    genes = {"weight": {}, "omega": {"low": 0.4, "high": 0.4001}}
+    space = space_of(TA | {"genes": genes}, Layout())
+    assert all(0.4 <= float(seed["omega"]) <= 0.4001 for seed in space.seeds())
+    for unit in (0.0, 0.3, 1.0):
+        assert genome_at(space, [unit] * len(space.genes))["omega"] in (0.4, 0.4001)
+
+
 @pytest.mark.parametrize(
     ("change", "layout", "message"),
     [
