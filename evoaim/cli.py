@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from evoaim import __version__
 from evoaim.errors import USER_ERRORS, CandidateError
 
 app = typer.Typer(
@@ -14,6 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 zoo = typer.Typer(help="The demo zoo: small real models that run anywhere.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
@@ -24,6 +26,22 @@ SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads it at run time)
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one value of the file."),
 ]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"evoaim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """What holds for all commands."""
 
 
 @app.command()

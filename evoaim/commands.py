@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -45,20 +46,19 @@ def run_search_command(
 
     experiment = Experiment.from_yaml(path, overrides)
     folder = run_dir or Path("runs") / experiment.name
-    again = " ".join(["evoaim", *sys.argv[1:]])
+    again = shlex.join(["evoaim", *sys.argv[1:]])
     try:
         with TerminalProgress(ERR) as progress:
             results = run_search(experiment, folder, progress, workers, ray)
     except KeyboardInterrupt:
-        ERR.print(f"interrupted; everything finished is kept. Continue with: {again}", markup=False)
+        _say(f"interrupted; everything finished is kept. Continue with: {again}", ERR)
         raise
     report = write_report(RunDir(folder))
     _print_front(results, results.front, f"{len(results.front)} on the front")
     OUT.print(f"\n{verdict(find(results))}", markup=False)
-    OUT.print(
+    _say(
         f"\nreport     {report}\ndashboard  evoaim dashboard {folder}\n"
-        f"export     evoaim export {folder} --trial N OUT",
-        markup=False,
+        f"export     evoaim export {folder} --trial N OUT"
     )
 
 
@@ -71,12 +71,12 @@ def merge_command(path: Path, out: Path, device: str, dtype: str | None) -> None
     merger = merger_for(recipe, device)
     merger.planner(recipe)  # refuses what is wrong before anything is said of the rest
     for note in notes(recipe):
-        ERR.print(f"note: {note}", markup=False)
+        _say(f"note: {note}", ERR)
     merger.importance_of(recipe)
     stored = dtype or recipe.out_dtype or recipe.dtype or merger.base.dtype
     stored = stored if stored in DTYPES else "float32"
     export_model(merger, Exported(recipe, {}), out, stored)
-    OUT.print(str(out), markup=False)
+    _say(str(out))
 
 
 def merger_for(recipe: Recipe, device: str) -> Merger:
@@ -90,7 +90,7 @@ def merger_for(recipe: Recipe, device: str) -> Merger:
     merger = Merger.open(base, {m: m for m in recipe.model_names if m != base}, device, like=recipe)
     for expert in merger.experts.values():
         for note in expert.notes if isinstance(expert, LoraExpert) else ():
-            ERR.print(f"note: model '{expert.name}': {note}", markup=False)
+            _say(f"note: model '{expert.name}': {note}", ERR)
     return merger.with_statistics_of(recipe)
 
 
@@ -108,10 +108,7 @@ def calibrate_command(
         importance.save(out)
     except OSError as error:
         raise ConfigError(f"'{out}': cannot be written ({error})") from None
-    OUT.print(
-        f"{out}: {len(importance.channels)} weights, {importance.origin['tokens']} tokens",
-        markup=False,
-    )
+    _say(f"{out}: {len(importance.channels)} weights, {importance.origin['tokens']} tokens")
 
 
 def measure_command(
@@ -130,7 +127,7 @@ def measure_command(
     check_context(live.config, blocks)
     origin = origin_of(checkpoint, blocks)
     write(out, measure(live, Blueprint.of(checkpoint), blocks, wanted), origin)
-    OUT.print(f"{out}: {', '.join(wanted)}, {origin['tokens']} tokens", markup=False)
+    _say(f"{out}: {', '.join(wanted)}, {origin['tokens']} tokens")
 
 
 def _calibration(
@@ -200,9 +197,13 @@ def front_command(run_dir: Path, pick: str | None, style: str) -> None:
     if style == "json":
         sys.stdout.write(json.dumps([e.to_dict() for e in entries], indent=1) + "\n")
         return
-    _print_front(results, entries, title)
-    if not results.front and entries:
-        ERR.print("the search has not finished: no report scores yet")
+    if entries or results.parents:
+        _print_front(results, entries, title)
+    if not entries:
+        done = any(t.state == "done" for t in results.trials)
+        _say(f"no candidate {'keeps the constraints' if done else 'has finished'} yet", ERR)
+    elif not results.front:
+        _say("the search has not finished: no report scores yet", ERR)
 
 
 def dashboard_command(run_dir: Path, port: int) -> None:
@@ -212,7 +213,7 @@ def dashboard_command(run_dir: Path, port: int) -> None:
     from evoaim.dashboard import serve
 
     def announce(url: str) -> None:
-        OUT.print(f"{url}  (this machine only; Ctrl-C ends it)", markup=False)
+        _say(f"{url}  (this machine only; Ctrl-C ends it)")
         webbrowser.open(url)
 
     serve(existing(run_dir), port, announce)
@@ -234,7 +235,7 @@ def export_command(run_dir: Path, number: int, out: Path, device: str) -> None:
             scores = entry.to_dict()["report"]
     exported = Exported(recipe, scores, str(results.experiment["name"]))
     export_model(merger, exported, out, results.experiment["models"]["dtype"])
-    OUT.print(str(out), markup=False)
+    _say(str(out))
 
 
 def validate_command(path: Path, overrides: Sequence[str]) -> None:
@@ -242,7 +243,7 @@ def validate_command(path: Path, overrides: Sequence[str]) -> None:
     from evoaim.validation import describe
 
     for line in describe(Experiment.from_yaml(path, overrides)):
-        OUT.print(line, markup=False)
+        _say(line)
 
 
 def zoo_command(folder: Path) -> None:
@@ -252,13 +253,13 @@ def zoo_command(folder: Path) -> None:
     from evoaim.zoo import build_zoo, is_intact
 
     if is_intact(folder):
-        OUT.print(f"{folder}: is there and intact", markup=False)
+        _say(f"{folder}: is there and intact")
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=ERR) as bar:
         task = bar.add_task("building the demo zoo", total=1.0)
         build_zoo(folder, lambda text, done: bar.update(task, description=text, completed=done))
-    OUT.print(f"{folder}: built", markup=False)
+    _say(f"{folder}: built")
 
 
 def _unscored(results: Results) -> list[Entry]:
@@ -284,3 +285,8 @@ def _picked(results: Results, entries: Sequence[Entry], pick: str) -> int:
 
 def _print_front(results: Results, entries: Sequence[Entry], what: str) -> None:
     OUT.print(front_table(OUT, results, entries, f"{results.experiment['name']}: {what}"))
+
+
+def _say(text: str, console: Console = OUT) -> None:
+    """Print a text as it is: no markup, and no line breaks where the terminal ends."""
+    console.print(text, markup=False, soft_wrap=True)

@@ -18,7 +18,7 @@ from evoaim.limits import Limits, Plateau
 from evoaim.optimizers._check import check_objectives
 from evoaim.optimizers._schedule import Stage, stages
 from evoaim.plugins import explain
-from evoaim.registry import METHODS
+from evoaim.registry import METHODS, OPTIMIZERS
 from evoaim.storage_url import check_url
 from search_spaces import strict_yaml
 from search_spaces.build import method_names, preset_names, read_preset
@@ -164,6 +164,12 @@ class Experiment:
         for key in ("keep", "responses", "warm_start"):  # one line needs no list
             if isinstance(data.get(key), str):
                 data[key] = [data[key]]
+        if isinstance(name := data.get("optimizer"), str):
+            kind = name if name in OPTIMIZERS else "nsga2"
+            raise ConfigError(
+                f"{where}: optimizer: a block such as {{kind: {kind}}} expected, or a list of "
+                f"them, got {name!r}"
+            )
         try:
             experiment = TypeAdapter(cls).validate_python(data)
         except ValidationError as error:
@@ -230,6 +236,13 @@ class Experiment:
         Raises:
             ConfigError: unknown kind or parameter, value of the wrong type or out of range.
         """
+        before = self.optimizer[:-1] if isinstance(self.optimizer, list) else []
+        for i, block in enumerate(before):
+            if block.get("candidates") is None:
+                raise ConfigError(
+                    f"optimizer.{i}.candidates: is missing; give the number of candidates after "
+                    "which the next stage begins"
+                )
         return stages(self.optimizer)
 
     def constraints(self) -> tuple[Constraint, ...]:

@@ -11,6 +11,7 @@ from search_spaces.errors import unknown
 from search_spaces.parameters import AIM_PARAMETERS, Parameter
 
 WHAT = ("methods", "spaces", "optimizers", "estimators", "panels")
+_HANDLED = {"one": "one", "many": "one or more"}
 
 
 def listing(what: str) -> Iterator[str]:
@@ -28,6 +29,9 @@ def listing(what: str) -> Iterator[str]:
     else:
         registries = {"optimizers": OPTIMIZERS, "estimators": ESTIMATORS, "panels": SELECTORS}
         yield from _plugins(registries[what])
+    if what == "optimizers":
+        yield "in a schedule (a list of optimizers), all but the last also have"
+        yield "    candidates: required; after so many the next one begins"
 
 
 def _methods() -> Iterator[str]:
@@ -44,7 +48,7 @@ def _methods() -> Iterator[str]:
 
 def _parameter(p: Parameter) -> str:
     parts = [p.doc]
-    parts.append("required" if p.default is None else f"default {str(p.default).lower()}")
+    parts.append("required" if p.default is None else f"default {_value(p.default)}")
     if p.search is not None:
         scale = ", log" if p.log else ""
         parts.append(f"searched in [{p.search[0]:g}, {p.search[1]:g}{scale}]")
@@ -62,7 +66,7 @@ def _spaces() -> Iterator[str]:
             per = (options or {}).get("per", [])
             yield f"    {gene:<10} {'one per ' + ' and '.join(per) if per else 'one value'}"
         for key, value in (preset.get("fixed") or {}).items():
-            yield f"    {key:<10} fixed at {str(value).lower()}"
+            yield f"    {key:<10} fixed at {_value(value)}"
 
 
 def _plugins(registry: Registry) -> Iterator[str]:
@@ -71,18 +75,28 @@ def _plugins(registry: Registry) -> Iterator[str]:
         yield f"{name}  ({module.PAPER})"
         yield f"    {_summary(module)}"
         if hasattr(module, "OBJECTIVES"):
-            yield f"    objectives: {module.OBJECTIVES}"
+            yield f"    objectives: {_HANDLED[module.OBJECTIVES]}"
         if hasattr(module, "PANEL"):
             yield f"    panel: {module.PANEL}, unless fitness.panel says another"
         if getattr(module, "REFERENCES", 0):
             needed = "1 model" if module.REFERENCES == 1 else f"{module.REFERENCES} models"
             yield f"    needs {needed} scored on all search documents"
-        for field in fields(module.Params):
+        options = fields(module.Params)
+        if options:
+            yield f"    options: {_summary(module.Params)}"
+        for field in options:
             yield f"    {field.name}: {_field(field)}"
 
 
 def _field(field: Field[Any]) -> str:
-    return "required" if field.default is MISSING else f"default {field.default}"
+    return "required" if field.default is MISSING else f"default {_value(field.default)}"
+
+
+def _value(value: Any) -> str:
+    """As an experiment file has it; whole numbers without a point."""
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _summary(module: Any) -> str:

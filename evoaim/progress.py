@@ -8,6 +8,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from evoaim.results import Estimates
 from evoaim.snapshot import Snapshot
@@ -59,6 +60,16 @@ class TerminalProgress:
         elif now - self._last_line >= LINE_EVERY:
             self._last_line = now
             self._print(snapshot)
+
+    def scored(self, done: int, total: int) -> None:
+        """Update the count of models, or print a line with it now and then."""
+        text = f"  {done} of {total} models"
+        now = time.monotonic()
+        if self._console.is_terminal:
+            self._live.update(Text(text))
+        elif done and now - self._last_line >= LINE_EVERY:
+            self._last_line = now
+            self._console.print(text, highlight=False, markup=False)
 
     def _rate(self, s: Snapshot) -> float:
         """Candidates a minute of this session; 0 while unknown."""

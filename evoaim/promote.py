@@ -1,6 +1,6 @@
 """Promotion: the best candidates are scored on more documents, during a search and at its end."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -13,6 +13,7 @@ from evoaim.parents import Parents
 from evoaim.results import Estimates, front_of, losses
 from evoaim.run_dir import RunDir
 from evoaim.scored import Wanted, scored
+from evoaim.snapshot import Progress
 from evoaim.work import Workers
 from fitness.promotion import STAGES, Extension
 from fitness.scheme import Scheme
@@ -59,7 +60,7 @@ class Promoter:
         if self._fitted < len(self._promoted):
             everything = self._evaluator.documents["search"]
             new = list(self._promoted.values())[self._fitted :]
-            wanted = [self._wanted(trial, everything) for trial in new]
+            wanted = _wanted(self._evaluator, everything, new).values()
             for who, answer in scored(self._run, self._evaluator, self._workers, wanted).items():
                 with suppress(CandidateError):  # of a document beyond the panel: nothing is learnt
                     self._known[who] = answer.given()
@@ -70,19 +71,15 @@ class Promoter:
     def scores(self, trial: Trial) -> Scores:
         """What a finished trial scored on (at least) its panel; run again if the files are gone."""
         if trial.number not in self._read:
-            wanted = [self._wanted(trial, self._parents.scheme.panel)]
-            found = scored(self._run, self._evaluator, self._workers, wanted)
-            self._read[trial.number] = found[wanted[0].who].given()
+            wanted = _wanted(self._evaluator, self._parents.scheme.panel, [trial])
+            found = scored(self._run, self._evaluator, self._workers, wanted.values())
+            self._read[trial.number] = found[wanted[trial.number].who].given()
         return self._read[trial.number]
 
     def keep(self, trials: Iterable[Trial]) -> None:
         """Forget the scores of all others."""
         wanted = {t.number for t in trials}
         self._read = {n: s for n, s in self._read.items() if n in wanted}
-
-    def _wanted(self, trial: Trial, panel: Panel) -> Wanted:
-        recipe = self._evaluator.space.decode(trial.genome)
-        return Wanted(f"trial_{trial.number}", "search", panel, recipe)
 
 
 @dataclass(frozen=True)
@@ -100,6 +97,7 @@ def finalists(
     workers: Workers,
     parents: Parents,
     trials: Sequence[Trial],
+    progress: Progress | None = None,
 ) -> list[Finalist]:
     """The front by as many documents as it takes to tell who belongs to it.
 
@@ -109,6 +107,7 @@ def finalists(
         workers: run what is missing.
         parents: what was known before the first candidate.
         trials: all of the search.
+        progress: is told how many of each round are scored.
     """
     objectives = [o for o in evaluator.objectives if o.optimized]
     settings = evaluator.experiment.fitness.promoted()
@@ -121,7 +120,10 @@ def finalists(
     last: dict[int, Estimates] = {}
     open_ = {t.number: t for t in chosen}
     for stage in STAGES:
-        scores = _run_stage(run, evaluator, workers, extension.panel(stage), open_.values())
+        wanted = _wanted(evaluator, extension.panel(stage), open_.values())
+        found = scored(run, evaluator, workers, wanted.values(), progress)
+        # without one that can no longer be evaluated
+        scores = {n: a.scores for n, w in wanted.items() if not (a := found[w.who]).reason}
         open_ = {n: t for n, t in open_.items() if n in scores}
         last |= {n: extension.estimate(s, stage) for n, s in scores.items()}
         standing = extension.standings(list(scores.values()), stage)
@@ -132,19 +134,12 @@ def finalists(
     return [Finalist(t, last[t.number], t.number in kept) for t in chosen if t.number in last]
 
 
-def _run_stage(
-    run: RunDir,
-    evaluator: Evaluator,
-    workers: Workers,
-    panel: Panel,
-    trials: Collection[Trial],
-) -> dict[int, Scores]:
-    """Scores of the trials by number; without one that can no longer be evaluated."""
-    numbers = {f"trial_{t.number}": t.number for t in trials}
-    recipes = [evaluator.space.decode(t.genome) for t in trials]
-    wanted = [Wanted(w, "search", panel, r) for w, r in zip(numbers, recipes, strict=True)]
-    found = scored(run, evaluator, workers, wanted)
-    return {numbers[who]: a.scores for who, a in found.items() if not a.reason}
+def _wanted(evaluator: Evaluator, panel: Panel, trials: Iterable[Trial]) -> dict[int, Wanted]:
+    """The trials on these documents, by number."""
+    return {
+        t.number: Wanted(f"trial_{t.number}", "search", panel, evaluator.space.decode(t.genome))
+        for t in trials
+    }
 
 
 def _front(

@@ -106,10 +106,12 @@ class Results:
             ConfigError: no such trial, or it has no result.
         """
         done = [t.number for t in self.trials if t.state == "done"]
+        if not done:
+            raise ConfigError(f"trial {number}: no candidate of this run has finished yet")
         if number not in done:
             raise ConfigError(
                 f"trial {number}: no finished trial of that number; the run has "
-                f"{len(done)} (0 to {max(done, default=0)}), failed ones not counted"
+                f"{len(done)} (0 to {max(done)}), failed ones not counted"
             )
         return self.trials[number]
 

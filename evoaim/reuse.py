@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evoaim.config import Experiment
-from evoaim.errors import ConfigError
+from evoaim.errors import ConfigError, under
 from evoaim.evaluator import Evaluator
 from evoaim.manifest import definitions
 from evoaim.run_dir import RunDir, existing, read_json, read_models, read_scores
@@ -38,7 +38,8 @@ def earlier_responses(experiment: Experiment, evaluator: Evaluator) -> Reused:
     parents: dict[str, Scores] = {}
     others: dict[str, Scores] = {}
     for path in experiment.responses:
-        run = existing(path)
+        with under("responses"):
+            run = existing(path)
         manifest = read_json(run.manifest)
         _check_tasks(path, manifest["scored"], evaluator)
         same = _precision(run) == experiment.models.dtype

@@ -170,9 +170,11 @@ def existing(path: str | Path) -> RunDir:
         ConfigError: there is none.
     """
     run = RunDir(Path(path))
+    if not run.path.exists():
+        raise ConfigError(f"'{path}': no such folder; `evoaim search` makes a run directory")
     if not run.is_run():
         raise ConfigError(
-            f"'{path}': is not a run directory (no experiment.yaml that a search wrote); "
+            f"'{path}' is not a run directory (no experiment.yaml that a search wrote); "
             "`evoaim search` makes one"
         )
     return run

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from evoaim.evaluator import Evaluator
 from evoaim.run_dir import RunDir, read_scores, write_scores
+from evoaim.snapshot import Progress, Silent
 from evoaim.work import Answer, Job, Workers, answers
 from fitness.responses import join
 from fitness.types import Panel, Scores, Split
@@ -29,7 +30,11 @@ class Wanted:
 
 
 def scored(
-    run: RunDir, evaluator: Evaluator, workers: Workers, wanted: Iterable[Wanted]
+    run: RunDir,
+    evaluator: Evaluator,
+    workers: Workers,
+    wanted: Iterable[Wanted],
+    progress: Progress | None = None,
 ) -> dict[str, Answer]:
     """Scores on these documents and others, by name, in the order asked for.
 
@@ -38,18 +43,23 @@ def scored(
         evaluator: knows the documents.
         workers: run what is missing.
         wanted: distinct models.
+        progress: is told how many of the missing are done.
     """
     wanted = list(wanted)
     found = {w.who: Answer(read_scores(run.responses(w.who, w.split)) or {}, 0.0) for w in wanted}
     left = [(w, m) for w in wanted if len(m := _missing(found[w.who].scores, evaluator, w))]
     jobs = [Job(w.recipe, w.split, (missing,)) for w, missing in left]
-    for i, answer in answers(workers, jobs):
+    progress = progress or Silent()
+    if jobs:
+        progress.scored(0, len(jobs))
+    for done, (i, answer) in enumerate(answers(workers, jobs), start=1):
         w, _ = left[i]
         if not answer.reason:
             scores = join(found[w.who].scores, answer.scores)
             write_scores(run.responses(w.who, w.split), scores)
             answer = Answer(scores, answer.seconds)
         found[w.who] = answer
+        progress.scored(done, len(jobs))
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from evoaim.ask_tell import Search
 from evoaim.config import Experiment
 from evoaim.document_rows import DocumentRows
-from evoaim.errors import ConfigError
+from evoaim.errors import ConfigError, under
 from evoaim.evaluator import Evaluator
 from evoaim.ledger import Ledger, Trial
 from evoaim.loop import Loop
@@ -65,7 +65,8 @@ def run_search(
         if crew.n > 1:
             progress.stage(f"{crew.n} workers: {', '.join(crew.devices)}")
         reused = kept_responses(run) or earlier_responses(experiment, evaluator)
-        warm = kept_genomes(run) or earlier_genomes(experiment, evaluator.space)
+        with under("warm_start"):
+            warm = kept_genomes(run) or earlier_genomes(experiment, evaluator.space)
         evaluator.check(len(reused.others))
         with run.locked():
             run.check(experiment.to_dict())  # again: another search may have begun here meanwhile
@@ -167,7 +168,7 @@ def _finish(
     """Promote, re-score front and parents on the report documents, write the JSON files."""
     if evaluator.experiment.fitness.promoted() is not None:
         progress.stage("scoring the best candidates on more search documents")
-    chosen = finalists(run, evaluator, workers, parents, trials)
+    chosen = finalists(run, evaluator, workers, parents, trials, progress)
     progress.stage("re-scoring the front on the report documents")
     everything = evaluator.documents["report"]
     recipes = {f.trial.number: evaluator.space.decode(f.trial.genome) for f in chosen}
@@ -176,7 +177,7 @@ def _finish(
         Wanted(f"trial_{n}", "report", everything, recipes[n])
         for n in (f.trial.number for f in chosen if f.kept)
     ]
-    answers = scored(run, evaluator, workers, wanted)
+    answers = scored(run, evaluator, workers, wanted, progress)
     entries = []
     for finalist in chosen:
         trial, report = finalist.trial, None

@@ -31,6 +31,9 @@ class Progress(Protocol):
     def candidate(self, snapshot: Snapshot) -> None:
         """A candidate has been evaluated (or, on resume, all recorded ones have been replayed)."""
 
+    def scored(self, done: int, total: int) -> None:
+        """So many of the models that this stage scores are done."""
+
 
 @dataclass(frozen=True)
 class Silent:
@@ -40,4 +43,7 @@ class Silent:
         """Nothing."""
 
     def candidate(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def scored(self, done: int, total: int) -> None:
         """Nothing."""

@@ -15,7 +15,7 @@ import sqlalchemy
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileOpenLock
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from evoaim.errors import ConfigError
 from evoaim.journal import open_journal
@@ -26,6 +26,10 @@ from evoaim.storage_url import JOURNAL, MEMORY, SQLITE, redacted, storage_file
 
 FAILURES = (SQLAlchemyError, OptunaError, OSError)  # of a storage in use
 _EXTRAS = {"psycopg": "it comes with the extra: pip install 'evoaim[postgres]'"}
+_ALLOWED = (
+    "allowed are sqlite:///path, journal:///path and those of SQLAlchemy, "
+    "such as postgresql://user@host/database"
+)
 _WAIT = 60  # seconds for another process's write to a SQLite file
 
 
@@ -41,18 +45,29 @@ def open_storage(url: str) -> BaseStorage:
     Raises:
         ConfigError: the URL is none, its driver is not installed, or the storage cannot be opened.
     """
-    try:
+    with _openable(url):
         with quiet():
             storage = _opened(url)
         read_quickly(storage)
         return storage
-    except ModuleNotFoundError as error:
-        raise _missing(url, error) from None
-    except ImportError as error:  # Optuna's, around the one that names the module
-        raise _missing(url, error.__cause__ or error) from None
-    except (*FAILURES, RuntimeError) as error:  # the latter: tables of another Optuna
-        reason = _reason(error)
-        raise ConfigError(f"storage: the study cannot be opened ({reason})") from error
+
+
+def check_storage(url: str) -> None:
+    """What `open_storage` would refuse, as far as that can be told without opening anything.
+
+    Raises:
+        ConfigError: the URL is none, its driver is not installed, or its folder does not exist.
+    """
+    if url == MEMORY:
+        return
+    path = storage_file(url)
+    if path is None:
+        with _openable(url):
+            sqlalchemy.make_url(_server(url)).get_dialect().import_dbapi()
+    elif not path.absolute().parent.is_dir():
+        raise ConfigError(
+            f"storage: the study cannot be opened (there is no folder '{path.absolute().parent}')"
+        )
 
 
 def records_of(storage: BaseStorage, study_id: int, url: str) -> Records:
@@ -105,6 +120,23 @@ class _FileLock:
         JournalFileOpenLock(self.path).release()
 
 
+@contextmanager
+def _openable(url: str) -> Iterator[None]:
+    """Errors of a storage that cannot be opened as errors that its user understands."""
+    try:
+        yield
+    except NoSuchModuleError:
+        kind = redacted(url).partition(":")[0]
+        raise ConfigError(f"storage: '{kind}' is no kind of storage; {_ALLOWED}") from None
+    except ModuleNotFoundError as error:
+        raise _missing(url, error) from None
+    except ImportError as error:  # Optuna's, around the one that names the module
+        raise _missing(url, error.__cause__ or error) from None
+    except (*FAILURES, RuntimeError) as error:  # the latter: tables of another Optuna
+        reason = _reason(error)
+        raise ConfigError(f"storage: the study cannot be opened ({reason})") from error
+
+
 def _opened(url: str) -> BaseStorage:
     if url == MEMORY:
         return InMemoryStorage()
@@ -138,10 +170,7 @@ def _server(url: str) -> str:
             parsed = sqlalchemy.make_url(os.path.expandvars(url))
         except (ArgumentError, ValueError):
             # without its cause, which may quote a part of the password
-            raise ConfigError(
-                f"storage: '{redacted(url)}' is no storage URL; allowed are sqlite:///path, "
-                "journal:///path and those of SQLAlchemy, such as postgresql://user@host/database"
-            ) from None
+            raise ConfigError(f"storage: '{redacted(url)}' is no storage URL; {_ALLOWED}") from None
     if parsed.drivername in ("postgresql", "postgres"):  # SQLAlchemy's default was another once
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False).replace("{", "%7B").replace("}", "%7D")

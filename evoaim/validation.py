@@ -7,6 +7,7 @@ from itertools import zip_longest
 from evoaim.blueprint import Blueprint
 from evoaim.config import Experiment
 from evoaim.coverage import coverage
+from evoaim.errors import under
 from evoaim.evaluator import Evaluator
 from evoaim.live import DTYPES
 from evoaim.merger import Merger
@@ -14,6 +15,9 @@ from evoaim.placement import size_text
 from evoaim.reuse import earlier_responses
 from evoaim.scoring import is_whole
 from evoaim.seed_weights import weighs
+from evoaim.storage import check_storage
+from evoaim.storage_url import redacted
+from evoaim.warm_start import earlier_genomes
 from fitness.objectives import contradictions
 from search_spaces.genes import Choice, Gene
 from search_spaces.hygiene import count_genomes, null_directions
@@ -42,6 +46,10 @@ def describe(experiment: Experiment) -> Iterator[str]:
     more = ", and those that sizes and scores of the experts suggest"
     yield f"genes       {len(genes)}; {seeds}{more if weighs(evaluator.space) else ''}"
     yield from (f"            {_gene(g)}" for g in genes)
+    yield from _optimizer(experiment, evaluator)
+    if experiment.storage is not None:
+        check_storage(experiment.storage)
+        yield f"storage     {redacted(experiment.storage)}"
     for objective in evaluator.objectives:
         keys = ", ".join(m.key for m in objective.metrics)
         goal = objective.goal if objective.optimized else "watch"
@@ -60,8 +68,32 @@ def describe(experiment: Experiment) -> Iterator[str]:
     yield from (f"warning     {text}" for text in contradictions(evaluator.objectives))
     yield from (f"warning     null direction: {t}" for t in null_directions(evaluator.space))
     yield from _exhausted(experiment, genes)
+    yield from _unreached(experiment)
     yield from _cost(experiment, evaluator)
     yield "valid"
+
+
+def _optimizer(experiment: Experiment, evaluator: Evaluator) -> Iterator[str]:
+    """Who proposes candidates, and what earlier runs hand over to it."""
+    *before, last = experiment.stages()
+    plan = [*(f"{s.kind} for {s.candidates} candidates" for s in before), last.kind]
+    yield f"optimizer   {', then '.join(plan)}"
+    if experiment.warm_start:
+        with under("warm_start"):
+            n = len(earlier_genomes(experiment, evaluator.space))
+        yield f"warm start  {n} genomes of earlier runs follow the seed recipes"
+
+
+def _unreached(experiment: Experiment) -> Iterator[str]:
+    """Stages of the optimizer that the budget leaves nothing to."""
+    budget, taken = experiment.budget.candidates, 0
+    for i, stage in enumerate(experiment.stages()):
+        if budget is not None and taken >= budget:
+            yield (
+                f"warning     optimizer.{i} ({stage.kind}) never begins: the stages before it take "
+                f"{taken} candidates, budget.candidates is {budget}"
+            )
+        taken += stage.candidates or 0
 
 
 def _cost(experiment: Experiment, evaluator: Evaluator) -> Iterator[str]:

@@ -95,6 +95,8 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise SpaceError(f"{where}: nested too deeply") from None
     except ValueError as error:
         raise SpaceError(f"{where}: {error}") from None
+    if data is None:
+        raise SpaceError(f"{where}: is empty; expected 'key: value' lines")
     if not isinstance(data, dict):
         raise SpaceError(f"{where}: expected 'key: value' lines, got {type(data).__name__}")
     for key in data:

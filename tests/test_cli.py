@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from evoaim import __version__
 from evoaim.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -100,7 +102,7 @@ def test_a_mistake_in_the_experiment(
         ("name: a\nname: b", "duplicate key 'name'"),
         ("a: &a [1]\nb: [*a, *a]", "aliases"),
         ("- 1", "expected 'key: value'"),
-        ("", "expected 'key: value'"),
+        ("", "is empty; expected 'key: value'"),
         ("name: !!python/object/apply:os.system [ls]", "tags are not accepted"),
     ],
 )
@@ -124,6 +126,20 @@ def test_missing_files_and_folders(evoaim: Run, tmp_path: Path) -> None:
         assert status == 2, arguments
         assert re.search("no such f|not a run directory", err), err
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_search_says_how_to_continue_in_one_line(
+    evoaim: Run, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evoaim.search.run_search", interrupted)
+    monkeypatch.setattr("evoaim.commands.ERR", Console(stderr=True, width=40))
+    file = write(tmp_path / "an experiment.yaml", tiny)
+    status, _, err = evoaim("search", file, "--run-dir", tmp_path / "run")
+    assert status == 130
+    assert f"Continue with: evoaim search '{file}' --run-dir {tmp_path}/run\n" in err
 
 
 def test_run_directories_that_are_not_ours(
@@ -164,6 +180,24 @@ def test_front(evoaim: Run, finished: Path) -> None:
     assert "knee, or NAME=WEIGHT" in err
 
 
+def test_a_run_without_candidates_says_so(
+    evoaim: Run, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evoaim.search.score_parents", interrupted)
+    run = tmp_path / "run"
+    status, _, _ = evoaim("search", write(tmp_path / "x.yaml", tiny), "--run-dir", run)
+    assert status == 130
+    status, out, err = evoaim("front", run)
+    assert (status, out) == (0, "")
+    assert err == "no candidate has finished yet\n"
+    status, _, err = evoaim("export", run, "--trial", 0, tmp_path / "out")
+    assert status == 2
+    assert "trial 0: no candidate of this run has finished yet" in err
+
+
 def test_evaluate_agrees_with_the_run(
     evoaim: Run, finished: Path, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -200,6 +234,47 @@ def test_validate_says_what_would_be_run(evoaim: Run, tiny: dict[str, Any], tmp_
     for fact in ("memory", "omega: [0, 1]", *cost, "valid"):
         assert fact in out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["experiment.yaml"]
+
+
+def test_validate_tells_optimizer_storage_and_warm_start(
+    evoaim: Run, tiny: dict[str, Any], tmp_path: Path, finished: Path
+) -> None:
+    stages = [{"kind": "random", "candidates": 12}, {"kind": "nsga2", "population": 4}]
+    changes = {"optimizer": stages, "warm_start": str(finished), "budget": {"candidates": 12}}
+    changes["storage"] = f"sqlite:///{tmp_path}/study.db"
+    file = write(tmp_path / "experiment.yaml", {**tiny, **changes})
+    status, out, err = evoaim("validate", file)
+    assert status == 0, err
+    assert "optimizer   random for 12 candidates, then nsga2" in out
+    assert re.search(r"warm start  [1-9]\d* genomes of earlier runs", out)
+    assert re.search(r"storage     sqlite:///", out)
+    assert "optimizer.1 (nsga2) never begins" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["experiment.yaml"]
+    status, out, _ = evoaim("validate", file, "--set", "budget.candidates=13")
+    assert "never begins" not in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("storage=mydb.sqlite", r"storage: 'mydb\.sqlite' is no storage URL; allowed are sqlite"),
+        ("storage=foo://bar", r"storage: 'foo' is no kind of storage; allowed are sqlite"),
+        ("storage=mysql://me@host/db", r"storage: .* needs the module 'MySQLdb'"),
+        ("storage=sqlite:////nowhere/at/all.db", r"storage: .*cannot be opened.*'/nowhere/at'"),
+        ("warm_start=/nowhere", r"warm_start: '/nowhere'"),
+    ],
+)
+def test_validate_refuses_what_search_refuses(
+    evoaim: Run, tiny: dict[str, Any], tmp_path: Path, change: str, message: str
+) -> None:
+    file = write(tmp_path / "experiment.yaml", tiny)
+    status, out, err = evoaim("validate", file, "--set", change)
+    assert status == 2
+    assert re.search(message, err), err
+    assert not out.endswith("valid\n")
+    status, _, err = evoaim("search", file, "--run-dir", tmp_path / "run", "--set", change)
+    assert status == 2
+    assert re.search(message.partition(".*")[0], err), err
 
 
 def test_calibrate_and_merge(
@@ -265,6 +340,25 @@ def test_list(evoaim: Run, what: str) -> None:
         "panels": "guard: default 0.2",
     }
     assert expected[what] in out
+
+
+def test_lists_explain_options_and_print_whole_numbers(evoaim: Run) -> None:
+    _, out, _ = evoaim("list", "optimizers")
+    assert "    objectives: one or more\n" in out
+    assert "    options: How many candidates are asked at once.\n    batch: default 1\n" in out
+    assert "    population: default null\n" in out
+    assert "    candidates: required; after so many the next one begins\n" in out
+    for what in ("optimizers", "methods", "spaces", "estimators", "panels"):
+        _, out, _ = evoaim("list", what)
+        assert not re.search(r"(default|fixed at) [\d]+\.0\b|default None", out)
+        assert "options: None" not in out
+
+
+def test_version_and_short_help(evoaim: Run) -> None:
+    assert evoaim("--version") == (0, f"evoaim {__version__}\n", "")
+    assert evoaim("-h") == evoaim("--help")
+    assert "The demo zoo" in evoaim("zoo", "-h")[1]
+    assert evoaim("search", "-h") == evoaim("search", "--help")
 
 
 def test_usage_mistakes(evoaim: Run) -> None:

@@ -81,7 +81,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"models": {1: 2, "base": "x", "experts": {"a": "y"}}}, r"models.1: keys should be strings"),
     ({"seed": "x"}, r"seed: input should be a valid integer.*got 'x'"),
     ({"seed": 1.5}, r"seed: input should be a valid integer.*got 1.5"),
-    ({"optimizer": "nsga2"}, r"optimizer: 'key: value' lines expected, or a list.*'nsga2'"),
+    ({"optimizer": "nsga2"}, r"optimizer: a block such as {kind: nsga2} .*'nsga2'"),
+    ({"optimizer": "tpee"}, r"optimizer: a block such as {kind: nsga2} expected.*got 'tpee'"),
+    (
+        {"optimizer": [{"kind": "random"}, {"kind": "nsga2"}]},
+        r"optimizer.0.candidates: is missing; give the number of candidates",
+    ),
     ({"optimizer.kind": ["ga"]}, r"optimizer.kind: one of .* expected, got \['ga'\]"),
     ({"optimizer.population": "x"}, r"optimizer.population: input should be a valid integer"),
     ({"search_space.genes": [1]}, r"search_space.genes: 'key: value' lines expected"),

@@ -2,12 +2,16 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from evoaim.config import Experiment
 from evoaim.progress import LINE_WIDTH, TerminalProgress
-from evoaim.snapshot import Snapshot
+from evoaim.search import run_search
+from evoaim.snapshot import Silent, Snapshot
 from fitness.types import Estimate
 
 BEST = {n: Estimate(0.7375, 0.1, None, 20) for n in ("math", "italian", "japanese", "code")}
@@ -56,3 +60,41 @@ def test_a_stage_is_printed_as_it_is() -> None:
     out = io.StringIO()
     TerminalProgress(Console(file=out, width=80)).stage("trial 3: [red]shape[/] [1, 2]")
     assert out.getvalue() == "· trial 3: [red]shape[/] [1, 2]\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_models_are_counted_now_and_then_or_in_place(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    out = io.StringIO()
+    with TerminalProgress(Console(file=out, width=80, force_terminal=terminal)) as progress:
+        for done in range(8):
+            progress.scored(done, 16)
+            now += 4
+    assert "7 of 16 models" in out.getvalue()
+    if not terminal:
+        assert out.getvalue() == "  1 of 16 models\n  4 of 16 models\n  7 of 16 models\n"
+
+
+def test_a_search_counts_what_it_scores_after_its_budget(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    class Told(Silent):
+        def stage(self, text: str) -> None:
+            told.append(text)
+
+        def scored(self, done: int, total: int) -> None:
+            told.append(f"{done} of {total}")
+
+    fitness = {"estimator": {"kind": "sample_mean", "documents": 10}, "promotion": {"finalists": 2}}
+    changes = {"budget": {"candidates": 4}, "fitness": {**tiny["fitness"], **fitness}}
+    run_search(Experiment.from_dict({**tiny, **changes}), tmp_path / "run", Told())
+    promoting = told.index("scoring the best candidates on more search documents")
+    reporting = told.index("re-scoring the front on the report documents")
+    assert told[promoting + 1 : promoting + 4] == ["0 of 2", "1 of 2", "2 of 2"]
+    n = int(told[-1].partition(" of ")[2])
+    assert told[reporting + 1 :] == [f"{i} of {n}" for i in range(n + 1)]

@@ -69,8 +69,10 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "front.json").write_text('{"a": ')
     with pytest.raises(ConfigError, match=r"front.json': is damaged"):
         read_json(tmp_path / "front.json")
-    with pytest.raises(ConfigError, match=r"is not a run directory .*`evoaim search` makes one"):
+    with pytest.raises(ConfigError, match=r"' is not a run directory .*`evoaim search` makes one"):
         existing(tmp_path)
+    with pytest.raises(ConfigError, match=r"nowhere': no such folder; `evoaim search` makes"):
+        existing(tmp_path / "nowhere")
 
 
 def test_scores_come_back_exactly(run: RunDir) -> None:

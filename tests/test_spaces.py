@@ -195,6 +195,14 @@ def test_presets_search_omega_over_its_whole_range() -> None:
 TA = {"method": "task_arithmetic", "genes": {"weight": {}}}
 
 
+def test_a_narrow_range_holds_a_value() -> None:
+    genes = {"weight": {}, "omega": {"low": 0.4, "high": 0.4001}}
+    space = space_of(TA | {"genes": genes}, Layout())
+    assert all(0.4 <= float(seed["omega"]) <= 0.4001 for seed in space.seeds())
+    for unit in (0.0, 0.3, 1.0):
+        assert genome_at(space, [unit] * len(space.genes))["omega"] in (0.4, 0.4001)
+
+
 @pytest.mark.parametrize(
     ("change", "layout", "message"),
     [
@@ -229,7 +237,11 @@ TA = {"method": "task_arithmetic", "genes": {"weight": {}}}
         ({"genes": {"omega": {}}}, Layout(), r"task_arithmetic needs 'weight'"),
         ({"fixed": 5}, Layout(), r"fixed: 'parameter: value' expected, got 5"),
         ({"fixed": {"weight": 1}}, Layout(), r"fixed.weight: is searched already"),
-        ({"fixed": {"omega": 1}}, Layout(), r"AIM parameters are genes, or left out"),
+        (
+            {"fixed": {"omega": 1.4}},
+            Layout(),
+            r"or left out; to hold omega .* of \[0, 1\].*: {omega: {low: 0\.4, high: 0\.4001}}",
+        ),
         ({"fixed": {"normalise": True}}, Layout(), r"did you mean 'normalize'\?"),
         ({"fixed": {"normalize": 1}}, Layout(), r"true or false expected, got 1"),
     ],
