@@ -49,9 +49,9 @@ def scored(
     found = {w.who: Answer(read_scores(run.responses(w.who, w.split)) or {}, 0.0) for w in wanted}
     left = [(w, m) for w in wanted if len(m := _missing(found[w.who].scores, evaluator, w))]
     jobs = [Job(w.recipe, w.split, (missing,)) for w, missing in left]
-    progress = progress or Silent()
+    tell = getattr(progress, "scored", Silent().scored)  # optional: it came later
     if jobs:
-        progress.scored(0, len(jobs))
+        tell(0, len(jobs))
     for done, (i, answer) in enumerate(answers(workers, jobs), start=1):
         w, _ = left[i]
         if not answer.reason:
@@ -59,7 +59,7 @@ def scored(
             write_scores(run.responses(w.who, w.split), scores)
             answer = Answer(scores, answer.seconds)
         found[w.who] = answer
-        progress.scored(done, len(jobs))
+        tell(done, len(jobs))
     return found
 
 
