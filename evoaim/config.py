@@ -222,9 +222,11 @@ class Experiment:
         block = self.search_space.block()
         for method in method_names(block):
             METHODS[method]
-        if self.calibration is None and {"omega", "gamma"} & set(block["genes"]):
+        fixed = block.get("fixed")
+        given = {*block["genes"], *(fixed if isinstance(fixed, dict) else ())}
+        if self.calibration is None and {"omega", "gamma"} & given:
             raise ConfigError(
-                "calibration: the space searches AIM's omega, which needs calibration text; give "
+                "calibration: the space has AIM's omega, which needs calibration text; give "
                 "calibration: {data: FILE.jsonl}"
             )
         for stage in plan:

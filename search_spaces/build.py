@@ -205,13 +205,6 @@ def _fixed(fixed: Any, methods: Sequence[MethodFacts], searched: set[str]) -> di
         where = f"search_space.fixed.{name}"
         if name in searched:
             raise SpaceError(f"{where}: is searched already; keep it in genes or in fixed")
-        if name in AIM_PARAMETERS:
-            low, high = AIM_PARAMETERS[name].legal
-            raise SpaceError(
-                f"{where}: AIM parameters are genes, or left out; to hold {name} at a value of "
-                f"[{low:g}, {high:g}], make it a gene of a narrow range, such as "
-                f"genes: {{{name}: {{low: 0.4, high: 0.4001}}}}"
-            )
         values[name] = _declared(name, methods, where)[0].check(where, value)
     return values
 

@@ -25,10 +25,8 @@ def null_directions(space: SearchSpace) -> list[str]:
             found[text] = None
     searched = {s.name for s in space.searched}
     strength = [n for n in AIM_PARAMETERS if n != "omega" and n in searched]
-    if strength and "omega" not in searched:
-        found[f"{strength[0]} has no effect without omega, which is 1 where it is not searched"] = (
-            None
-        )
+    if strength and "omega" not in searched and space.fixed.get("omega", 1.0) == 1.0:
+        found[f"{strength[0]} has no effect without omega, which is 1 unless it is given"] = None
     return list(found)
 
 

@@ -136,7 +136,8 @@ class SearchSpace:
                 shared[name] = value
         base, sources = self._sources(method, values, own)
         relaxed_to = self.models.base if base != self.models.base else None
-        aim = {
+        aim: dict[str, Spec] = {n: v for n, v in self.fixed.items() if n in AIM_PARAMETERS}
+        aim |= {
             s.name: self._spec(s, values, None) for s in self.searched if s.name in AIM_PARAMETERS
         }
         return Recipe(

@@ -68,7 +68,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objectives": []}, r"objectives: at least one expected, got none"),
     ({"objectives.0.tasks": []}, r"objectives.math.tasks: at least one task expected"),
     ({"budget": {}}, r"budget: give candidates, minutes or plateau"),
-    ({"calibration": None}, r"calibration: the space searches AIM's omega"),
+    ({"calibration": None}, r"calibration: the space has AIM's omega"),
     # wrong type
     ({"models": 5}, r"models: 'key: value' lines expected, got 5"),
     ({"calibration": "x"}, r"calibration: 'key: value' lines expected, got 'x'"),

@@ -15,6 +15,7 @@ from search_spaces.anatomy import Anatomy
 from search_spaces.build import Layout, build_space, preset_names, read_preset
 from search_spaces.errors import SpaceError
 from search_spaces.genes import Genome, Value, canonical
+from search_spaces.hygiene import null_directions
 from search_spaces.parameters import AIM_PARAMETERS
 from search_spaces.recipe import Recipe, scalars, value_at
 from search_spaces.space import Models, Searched, SearchSpace
@@ -195,12 +196,16 @@ def test_presets_search_omega_over_its_whole_range() -> None:
 TA = {"method": "task_arithmetic", "genes": {"weight": {}}}
 
 
-def test_a_narrow_range_holds_a_value() -> None:
-    genes = {"weight": {}, "omega": {"low": 0.4, "high": 0.4001}}
-    space = space_of(TA | {"genes": genes}, Layout())
-    assert all(0.4 <= float(seed["omega"]) <= 0.4001 for seed in space.seeds())
-    for unit in (0.0, 0.3, 1.0):
-        assert genome_at(space, [unit] * len(space.genes))["omega"] in (0.4, 0.4001)
+def test_aim_is_held_at_a_value() -> None:
+    space = space_of(TA | {"fixed": {"omega": 0.4, "statistic": "rms"}}, Layout())
+    assert all(g.name.startswith("weight") for g in space.genes)
+    for seed in space.seeds():
+        aim = space.decode(seed).aim
+        assert aim is not None
+        assert (aim.omega, aim.statistic) == (0.4, "rms")
+    gamma = {"method": "task_arithmetic", "genes": {"weight": {}, "gamma": {}}}
+    assert null_directions(space_of(gamma, Layout()))
+    assert not null_directions(space_of(gamma | {"fixed": {"omega": 0.4}}, Layout()))
 
 
 @pytest.mark.parametrize(
@@ -237,11 +242,7 @@ def test_a_narrow_range_holds_a_value() -> None:
         ({"genes": {"omega": {}}}, Layout(), r"task_arithmetic needs 'weight'"),
         ({"fixed": 5}, Layout(), r"fixed: 'parameter: value' expected, got 5"),
         ({"fixed": {"weight": 1}}, Layout(), r"fixed.weight: is searched already"),
-        (
-            {"fixed": {"omega": 1.4}},
-            Layout(),
-            r"or left out; to hold omega .* of \[0, 1\].*: {omega: {low: 0\.4, high: 0\.4001}}",
-        ),
+        ({"fixed": {"omega": 1.4}}, Layout(), r"fixed.omega': must lie in \[0, 1\], got 1.4"),
         ({"fixed": {"normalise": True}}, Layout(), r"did you mean 'normalize'\?"),
         ({"fixed": {"normalize": 1}}, Layout(), r"true or false expected, got 1"),
     ],
