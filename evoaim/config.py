@@ -238,13 +238,6 @@ class Experiment:
         Raises:
             ConfigError: unknown kind or parameter, value of the wrong type or out of range.
         """
-        before = self.optimizer[:-1] if isinstance(self.optimizer, list) else []
-        for i, block in enumerate(before):
-            if block.get("candidates") is None:
-                raise ConfigError(
-                    f"optimizer.{i}.candidates: is missing; give the number of candidates after "
-                    "which the next stage begins"
-                )
         return stages(self.optimizer)
 
     def constraints(self) -> tuple[Constraint, ...]:

@@ -169,7 +169,6 @@ class Crew(Generic[H]):
         else:
             if place.owed:
                 place.owed -= 1
-                place.begun = time.monotonic()
                 return None
         place.ticket = None
         assert ticket is not None
@@ -206,7 +205,7 @@ class Crew(Generic[H]):
         return ConfigError(f"--workers {self.n}: a worker {why} while it was loading")
 
     def _time_left(self) -> float | None:
-        begun = [p.begun for p in self._places if p.ticket is not None and not p.owed]
+        begun = [p.begun for p in self._places if p.ticket is not None]
         if self._patience is None or not begun:
             return None
         return max(0.0, min(begun) + self._patience - time.monotonic())
@@ -214,7 +213,7 @@ class Crew(Generic[H]):
     def _kill_overdue(self) -> None:
         for place in self._places:
             over = self._patience is not None and time.monotonic() - place.begun >= self._patience
-            if place.ticket is not None and not place.owed and over:
+            if place.ticket is not None and over:
                 place.overdue = True
                 place.hand.kill()
 

@@ -31,7 +31,7 @@ def listing(what: str) -> Iterator[str]:
         yield from _plugins(registries[what])
     if what == "optimizers":
         yield "in a schedule (a list of optimizers), all but the last also have"
-        yield "    candidates: required; after so many the next one begins"
+        yield "    candidates: required; after so many, seeds not counted, the next one begins"
 
 
 def _methods() -> Iterator[str]:

@@ -347,7 +347,7 @@ def test_lists_explain_options_and_print_whole_numbers(evoaim: Run) -> None:
     assert "    objectives: one or more\n" in out
     assert "    options: How many candidates are asked at once.\n    batch: default 1\n" in out
     assert "    population: default null\n" in out
-    assert "    candidates: required; after so many the next one begins\n" in out
+    assert "candidates: required; after so many, seeds not counted, the next one begins" in out
     for what in ("optimizers", "methods", "spaces", "estimators", "panels"):
         _, out, _ = evoaim("list", what)
         assert not re.search(r"(default|fixed at) [\d]+\.0\b|default None", out)

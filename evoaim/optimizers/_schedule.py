@@ -60,6 +60,11 @@ def stages(optimizer: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[
                 f"{where}.{CANDIDATES}: the last stage goes on to the end of the budget; "
                 "leave it out, and set budget.candidates"
             )
+        if not last and n is None:
+            raise ConfigError(
+                f"{where}.{CANDIDATES}: is missing; give the number of candidates, seeds not "
+                "counted, after which the next stage begins"
+            )
         if not last and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
             raise ConfigError(
                 f"{where}.{CANDIDATES}: a whole number of 1 or more expected, after which the next "
